@@ -1,0 +1,256 @@
+//! The command table: every Redis command and subcommand as one row of data.
+//!
+//! A row says what Redis itself says (arity, flags, where the keys are) and what a sharding proxy
+//! needs beside it: how the command is routed and how partial replies are merged. The rows stand in
+//! `command/table.rs`; a test compares them with a live server's `COMMAND`. After [`lookup`] nobody
+//! looks at a command's name again.
+
+use crate::resp::Args;
+
+mod table;
+
+/// Index of a row: commands and subcommands share one numbering.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CommandId(pub u16);
+
+/// One row. Names are lower case, a subcommand's is `parent|child`, as Redis writes them.
+#[derive(Debug)]
+pub struct Command {
+    pub name: &'static str,
+    /// Redis' arity: the name counts; negative means "at least".
+    pub arity: i16,
+    pub flags: Flags,
+    pub keys: Keys,
+    pub route: Route,
+    /// Subcommands' rows: a range of the table that directly follows the parent. Empty for most.
+    pub children: &'static [u16],
+}
+
+/// Redis' command flags, as bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flags(pub u32);
+
+impl Flags {
+    pub const WRITE: Self = Self(1);
+    pub const READONLY: Self = Self(1 << 1);
+    pub const DENYOOM: Self = Self(1 << 2);
+    pub const ADMIN: Self = Self(1 << 3);
+    pub const PUBSUB: Self = Self(1 << 4);
+    pub const NOSCRIPT: Self = Self(1 << 5);
+    pub const BLOCKING: Self = Self(1 << 6);
+    pub const LOADING: Self = Self(1 << 7);
+    pub const STALE: Self = Self(1 << 8);
+    pub const SKIP_MONITOR: Self = Self(1 << 9);
+    pub const SKIP_SLOWLOG: Self = Self(1 << 10);
+    pub const ASKING: Self = Self(1 << 11);
+    pub const FAST: Self = Self(1 << 12);
+    pub const NO_AUTH: Self = Self(1 << 13);
+    pub const MOVABLEKEYS: Self = Self(1 << 14);
+    pub const ALLOW_BUSY: Self = Self(1 << 15);
+    pub const NO_ASYNC_LOADING: Self = Self(1 << 16);
+    pub const NO_MANDATORY_KEYS: Self = Self(1 << 17);
+    pub const NO_MULTI: Self = Self(1 << 18);
+    pub const MAY_REPLICATE: Self = Self(1 << 19);
+
+    #[must_use]
+    pub const fn has(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+}
+
+/// Where a command's keys are among its arguments (0 is the name).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keys {
+    None,
+    /// `first`, then every `step`th up to `last`; a negative `last` counts from the end, -1 being
+    /// the last argument.
+    Range { first: u8, last: i8, step: u8 },
+    /// Argument `count` holds the number of keys, which follow it; `target` is one more key before
+    /// it (0: none), as in `ZUNIONSTORE dst 2 a b`.
+    Counted { target: u8, count: u8 },
+    /// The keys are the first half of what follows the word `STREAMS` (XREAD, XREADGROUP).
+    Streams,
+    /// Argument 1, and what follows `STORE` (SORT); BY and GET patterns are not keys here.
+    Sort,
+    /// Argument 1, and what follows `STORE` or `STOREDIST` (GEORADIUS, GEORADIUSBYMEMBER).
+    GeoRadius,
+    /// Argument 3, or all behind `KEYS` when it is empty (MIGRATE).
+    Migrate,
+}
+
+/// What the proxy does with a command: the half of the row that Redis does not know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// To the one shard that holds all its keys; CROSSSLOT when they are on several.
+    Keys,
+    /// Keys may be on several shards: one part per shard, merged.
+    Split(Split),
+    /// To every shard, merged.
+    Every(Every),
+    /// To the home shard as it is (COMMAND, LOLWUT, FUNCTION LIST, ...).
+    Home,
+    /// Answered by the proxy alone.
+    Local(Local),
+    /// Changes how the client's later requests travel.
+    Session(Session),
+    /// A parent whose every use names a subcommand.
+    Container,
+    /// Not available through the proxy, unless the client is an admin (`RINGWAY SHARD`).
+    Refused,
+}
+
+/// How a split command's parts are cut and merged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Split {
+    /// MGET: arrays, put back in the order of the keys.
+    Values,
+    /// MSET: key and value pairs; one `+OK`.
+    Pairs,
+    /// DEL, UNLINK, EXISTS, TOUCH: integers, summed.
+    Sum,
+}
+
+/// How the replies of all shards become one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Every {
+    /// Integers, summed (DBSIZE, SLOWLOG LEN, LATENCY RESET).
+    Sum,
+    /// The smallest integer (LASTSAVE).
+    Min,
+    /// All must succeed; the first shard's reply is the answer (FLUSHALL, SCRIPT LOAD).
+    Same,
+    /// Arrays, one after the other (KEYS).
+    Concat,
+    /// Arrays of 0 and 1: one only where every shard says one (SCRIPT EXISTS).
+    AllTrue,
+    /// Status texts, each prefixed by its shard when they differ (BGSAVE, BGREWRITEAOF).
+    Texts,
+    /// Bulk reports, one headed section a shard (MEMORY DOCTOR, LATENCY DOCTOR, LATENCY GRAPH, MEMORY MALLOC-STATS).
+    Reports,
+    Scan,
+    RandomKey,
+    Info,
+    ConfigGet,
+    ConfigSet,
+    SlowlogGet,
+    LatencyLatest,
+    LatencyHistory,
+    LatencyHistogram,
+    MemoryStats,
+    Wait,
+    /// SCRIPT KILL, FUNCTION KILL: out of band, on connections of their own.
+    Kill,
+}
+
+/// Commands that the proxy answers itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Local {
+    Ping,
+    Echo,
+    Quit,
+    Reset,
+    Time,
+    Hello,
+    Auth,
+    Select,
+    ReadOnly,
+    ReadWrite,
+    Asking,
+    Role,
+    ClientId,
+    ClientInfo,
+    ClientList,
+    ClientKill,
+    ClientPause,
+    ClientUnpause,
+    ClientUnblock,
+    ClientReply,
+    ClientSetName,
+    ClientGetName,
+    ClientSetInfo,
+    ClientNoEvict,
+    ClientNoTouch,
+    ClientTracking,
+    ClientCaching,
+    ClientGetRedir,
+    ClientTrackingInfo,
+    /// CLUSTER: what a server without cluster mode answers.
+    Cluster,
+    /// RINGWAY HELP, LOCATE, SHARDS, SHARD, ADVISE.
+    Ringway,
+    /// `X HELP` texts of containers are asked of the home shard; this is for the ones that speak of us.
+    Help,
+}
+
+/// Commands that need a connection of the client's own, or change the client's mode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Session {
+    Multi,
+    Exec,
+    Discard,
+    Watch,
+    Unwatch,
+    /// Blocks on the server while it waits (BLPOP, WAIT excluded); keys on one shard.
+    Block,
+    Subscribe,
+    Unsubscribe,
+    PatternSubscribe,
+    PatternUnsubscribe,
+    ShardSubscribe,
+    ShardUnsubscribe,
+    Publish,
+    ShardPublish,
+    /// PUBSUB CHANNELS, NUMSUB, NUMPAT, SHARDCHANNELS, SHARDNUMSUB.
+    PubsubChannels,
+    PubsubNumSub,
+    PubsubNumPat,
+    Monitor,
+}
+
+/// The row called `name`, in any case; subcommands are found by [`child`].
+#[must_use]
+pub fn lookup(_name: &[u8]) -> Option<CommandId> {
+    None
+}
+
+/// The row of the subcommand `name` of `parent`.
+#[must_use]
+pub fn child(_parent: CommandId, _name: &[u8]) -> Option<CommandId> {
+    None
+}
+
+/// The row itself.
+#[must_use]
+pub fn row(id: CommandId) -> &'static Command {
+    &table::TABLE[id.0 as usize]
+}
+
+/// All rows; a [`CommandId`] is an index here.
+#[must_use]
+pub fn all() -> &'static [Command] {
+    table::TABLE
+}
+
+impl Command {
+    /// Whether a request of `argc` arguments (the name counts) has as many as the command takes.
+    #[must_use]
+    pub fn takes(&self, argc: usize) -> bool {
+        let arity = i64::from(self.arity);
+        if arity >= 0 { argc as i64 == arity } else { argc as i64 >= -arity }
+    }
+}
+
+impl Keys {
+    /// Puts the positions of all keys of the request into `out`, in the order of the request.
+    ///
+    /// # Errors
+    /// The request's own words are wrong (a count that is no number, or too large): the server's
+    /// answer to it is wanted, from any shard.
+    pub fn find(self, _args: Args<'_>, _out: &mut Vec<u32>) -> Result<(), BadKeys> {
+        Ok(())
+    }
+}
+
+/// The key positions cannot be told from a malformed request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BadKeys;

@@ -1,0 +1,5 @@
+//! The rows.
+
+use super::Command;
+
+pub(super) static TABLE: &[Command] = &[];

@@ -1,0 +1,57 @@
+//! The arguments of one request, as places in the bytes that were received.
+
+/// Where one argument lies, relative to the first byte of its buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    pub start: u32,
+    pub len: u32,
+}
+
+/// A request's arguments, the command's name first. Borrowed: nothing is copied to look at them.
+#[derive(Clone, Copy, Debug)]
+pub struct Args<'a> {
+    buf: &'a [u8],
+    spans: &'a [Span],
+}
+
+impl<'a> Args<'a> {
+    /// `spans` must lie inside `buf`, as the request scanner reports them.
+    #[must_use]
+    pub fn new(buf: &'a [u8], spans: &'a [Span]) -> Self {
+        Self { buf, spans }
+    }
+
+    /// The number of arguments, the command's name included.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.spans.len()
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.spans.is_empty()
+    }
+
+    /// The bytes of argument `index`; empty when there is no such argument.
+    #[must_use]
+    pub fn at(&self, index: usize) -> &'a [u8] {
+        self.spans.get(index).map_or(&[][..], |span| {
+            let start = span.start as usize;
+            self.buf.get(start..start + span.len as usize).unwrap_or(&[])
+        })
+    }
+
+    /// Whether argument `index` is `word`, in any case.
+    #[must_use]
+    pub fn is(&self, index: usize, word: &str) -> bool {
+        self.at(index).eq_ignore_ascii_case(word.as_bytes())
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+        let buf = self.buf;
+        self.spans.iter().map(move |span| {
+            let start = span.start as usize;
+            buf.get(start..start + span.len as usize).unwrap_or(&[])
+        })
+    }
+}
