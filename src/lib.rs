@@ -13,6 +13,8 @@
 pub mod cli;
 pub mod config;
 
+pub mod demo;
+
 pub mod admin;
 pub mod server;
 
