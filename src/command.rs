@@ -64,10 +64,17 @@ pub enum Keys {
     None,
     /// `first`, then every `step`th up to `last`; a negative `last` counts from the end, -1 being
     /// the last argument.
-    Range { first: u8, last: i8, step: u8 },
+    Range {
+        first: u8,
+        last: i8,
+        step: u8,
+    },
     /// Argument `count` holds the number of keys, which follow it; `target` is one more key before
     /// it (0: none), as in `ZUNIONSTORE dst 2 a b`.
-    Counted { target: u8, count: u8 },
+    Counted {
+        target: u8,
+        count: u8,
+    },
     /// The keys are the first half of what follows the word `STREAMS` (XREAD, XREADGROUP).
     Streams,
     /// Argument 1, and what follows `STORE` (SORT); BY and GET patterns are not keys here.
@@ -236,7 +243,11 @@ impl Command {
     #[must_use]
     pub fn takes(&self, argc: usize) -> bool {
         let arity = i64::from(self.arity);
-        if arity >= 0 { argc as i64 == arity } else { argc as i64 >= -arity }
+        if arity >= 0 {
+            argc as i64 == arity
+        } else {
+            argc as i64 >= -arity
+        }
     }
 }
 
