@@ -243,7 +243,11 @@ impl Command {
     #[must_use]
     pub fn takes(&self, argc: usize) -> bool {
         let arity = i64::from(self.arity);
-        if arity >= 0 { argc as i64 == arity } else { argc as i64 >= -arity }
+        if arity >= 0 {
+            argc as i64 == arity
+        } else {
+            argc as i64 >= -arity
+        }
     }
 }
 
