@@ -32,8 +32,7 @@ impl Counter {
 
     #[inline]
     pub fn add(&self, n: u64) {
-        self.0
-            .store(self.value().wrapping_add(n), Ordering::Relaxed);
+        self.0.store(self.value().wrapping_add(n), Ordering::Relaxed);
     }
 
     #[inline]

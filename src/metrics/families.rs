@@ -11,9 +11,7 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::{Bucket, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{Error, proto};
 
-use super::{
-    BackendError, BackendMetrics, Cells, Counter, Gauge, Histogram, Refusal, Reload, WorkerMetrics,
-};
+use super::{BackendError, BackendMetrics, Cells, Counter, Gauge, Histogram, Refusal, Reload, WorkerMetrics};
 
 /// The collector that sums the cells.
 pub(super) struct Families {
@@ -60,10 +58,7 @@ const FAMILIES: &[Family] = &[
         help: "Seconds from the last byte of a request in to its reply complete, by class of command.",
         samples: |cells, out| {
             for (class, name) in cells.labels.classes.iter().enumerate() {
-                out.histogram(
-                    &[name],
-                    cells.workers.iter().map(|worker| &worker.durations[class]),
-                );
+                out.histogram(&[name], cells.workers.iter().map(|worker| &worker.durations[class]));
             }
         },
     },
@@ -74,13 +69,7 @@ const FAMILIES: &[Family] = &[
         help: "Seconds from a request queued for a backend to its reply complete.",
         samples: |cells, out| {
             for (index, name) in cells.labels.backends.iter().enumerate() {
-                out.histogram(
-                    &[name],
-                    cells
-                        .workers
-                        .iter()
-                        .map(|worker| &worker.backends[index].duration),
-                );
+                out.histogram(&[name], cells.workers.iter().map(|worker| &worker.backends[index].duration));
             }
         },
     },
@@ -240,10 +229,7 @@ const FAMILIES: &[Family] = &[
         help: "Reloads of the configuration, by result; a failed one changes nothing.",
         samples: |cells, out| {
             for result in Reload::ALL {
-                out.counter(
-                    &[result.label()],
-                    cells.control.config_reloads[result as usize].value(),
-                );
+                out.counter(&[result.label()], cells.control.config_reloads[result as usize].value());
             }
         },
     },
@@ -258,10 +244,7 @@ const FAMILIES: &[Family] = &[
 
 impl Families {
     pub(super) fn new(cells: Arc<Cells>) -> Result<Self, Error> {
-        let descs = FAMILIES
-            .iter()
-            .map(Family::desc)
-            .collect::<Result<_, _>>()?;
+        let descs = FAMILIES.iter().map(Family::desc).collect::<Result<_, _>>()?;
         Ok(Self { cells, descs })
     }
 }
@@ -272,36 +255,20 @@ impl Collector for Families {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        FAMILIES
-            .iter()
-            .map(|family| family.collect(&self.cells))
-            .collect()
+        FAMILIES.iter().map(|family| family.collect(&self.cells)).collect()
     }
 }
 
 impl Family {
     fn desc(&self) -> Result<Desc, Error> {
         let labels = self.labels.iter().map(ToString::to_string).collect();
-        Desc::new(
-            format!("{PREFIX}{}", self.name),
-            self.help.to_owned(),
-            labels,
-            HashMap::new(),
-        )
+        Desc::new(format!("{PREFIX}{}", self.name), self.help.to_owned(), labels, HashMap::new())
     }
 
     fn collect(&self, cells: &Cells) -> MetricFamily {
-        let mut samples = Samples {
-            labels: self.labels,
-            series: Vec::new(),
-        };
+        let mut samples = Samples { labels: self.labels, series: Vec::new() };
         (self.samples)(cells, &mut samples);
-        family(
-            format!("{PREFIX}{}", self.name),
-            self.help,
-            self.kind,
-            samples.series,
-        )
+        family(format!("{PREFIX}{}", self.name), self.help, self.kind, samples.series)
     }
 }
 
@@ -343,11 +310,7 @@ impl Samples {
     }
 
     fn pairs(&self, values: &[&str]) -> Vec<LabelPair> {
-        self.labels
-            .iter()
-            .zip(values)
-            .map(|(name, value)| pair(name, value))
-            .collect()
+        self.labels.iter().zip(values).map(|(name, value)| pair(name, value)).collect()
     }
 }
 
@@ -357,10 +320,7 @@ impl Cells {
     }
 
     fn level(&self, cell: impl Fn(&WorkerMetrics) -> &Gauge) -> f64 {
-        self.workers
-            .iter()
-            .map(|worker| cell(worker).value())
-            .sum::<i64>() as f64
+        self.workers.iter().map(|worker| cell(worker).value()).sum::<i64>() as f64
     }
 
     fn backend_counter(&self, out: &mut Samples, cell: impl Fn(&BackendMetrics) -> &Counter) {
@@ -377,12 +337,7 @@ impl Cells {
 }
 
 /// A family as the encoder wants it.
-pub(super) fn family(
-    name: String,
-    help: &str,
-    kind: MetricType,
-    series: Vec<Metric>,
-) -> MetricFamily {
+pub(super) fn family(name: String, help: &str, kind: MetricType, series: Vec<Metric>) -> MetricFamily {
     let mut family = MetricFamily::default();
     family.set_name(name);
     family.set_help(help.to_owned());

@@ -36,80 +36,37 @@ struct Stat {
 }
 
 const FAMILIES: &[(&str, MetricType, &str)] = &[
-    (
-        "process_cpu_seconds_total",
-        MetricType::COUNTER,
-        "User and system processor time spent, in seconds.",
-    ),
-    (
-        "process_resident_memory_bytes",
-        MetricType::GAUGE,
-        "Resident memory in bytes.",
-    ),
-    (
-        "process_virtual_memory_bytes",
-        MetricType::GAUGE,
-        "Virtual memory in bytes.",
-    ),
-    (
-        "process_start_time_seconds",
-        MetricType::GAUGE,
-        "Start of the process, in seconds since 1970 (UTC).",
-    ),
-    (
-        "process_threads",
-        MetricType::GAUGE,
-        "Threads of the process.",
-    ),
-    (
-        "process_open_fds",
-        MetricType::GAUGE,
-        "Open file descriptors.",
-    ),
-    (
-        "process_max_fds",
-        MetricType::GAUGE,
-        "Limit on open file descriptors.",
-    ),
+    ("process_cpu_seconds_total", MetricType::COUNTER, "User and system processor time spent, in seconds."),
+    ("process_resident_memory_bytes", MetricType::GAUGE, "Resident memory in bytes."),
+    ("process_virtual_memory_bytes", MetricType::GAUGE, "Virtual memory in bytes."),
+    ("process_start_time_seconds", MetricType::GAUGE, "Start of the process, in seconds since 1970 (UTC)."),
+    ("process_threads", MetricType::GAUGE, "Threads of the process."),
+    ("process_open_fds", MetricType::GAUGE, "Open file descriptors."),
+    ("process_max_fds", MetricType::GAUGE, "Limit on open file descriptors."),
 ];
 
 impl Process {
     pub(super) fn new() -> Result<Self, Error> {
         let descs = FAMILIES
             .iter()
-            .map(|(name, _, help)| {
-                Desc::new(
-                    (*name).to_owned(),
-                    (*help).to_owned(),
-                    Vec::new(),
-                    HashMap::new(),
-                )
-            })
+            .map(|(name, _, help)| Desc::new((*name).to_owned(), (*help).to_owned(), Vec::new(), HashMap::new()))
             .collect::<Result<_, _>>()?;
-        Ok(Self {
-            descs,
-            units: Units::read(),
-        })
+        Ok(Self { descs, units: Units::read() })
     }
 
     /// The value of each of [`FAMILIES`], in order; none where the system does not tell.
     fn values(&self) -> [Option<f64>; FAMILIES.len()] {
-        let stat = fs::read_to_string("/proc/self/stat")
-            .ok()
-            .and_then(|text| Stat::parse(&text));
+        let stat = fs::read_to_string("/proc/self/stat").ok().and_then(|text| Stat::parse(&text));
         let stat = stat.as_ref();
         let units = &self.units;
         [
             stat.map(|stat| stat.cpu_ticks / units.ticks_per_second),
             stat.map(|stat| stat.resident_pages * units.page_bytes),
             stat.map(|stat| stat.virtual_bytes),
-            stat.zip(units.boot_seconds)
-                .map(|(stat, boot)| boot + stat.start_ticks / units.ticks_per_second),
+            stat.zip(units.boot_seconds).map(|(stat, boot)| boot + stat.start_ticks / units.ticks_per_second),
             stat.map(|stat| stat.threads),
             open_fds(),
-            fs::read_to_string("/proc/self/limits")
-                .ok()
-                .and_then(|text| max_fds(&text)),
+            fs::read_to_string("/proc/self/limits").ok().and_then(|text| max_fds(&text)),
         ]
     }
 }
@@ -128,12 +85,7 @@ impl Collector for Process {
             .iter()
             .zip(self.values())
             .filter_map(|(&(name, kind, help), value)| {
-                Some(family(
-                    name.to_owned(),
-                    help,
-                    kind,
-                    vec![sample(kind, value?)],
-                ))
+                Some(family(name.to_owned(), help, kind, vec![sample(kind, value?)]))
             })
             .collect()
     }
@@ -147,13 +99,8 @@ impl Units {
         Self {
             ticks_per_second: aux(&auxv, 17).unwrap_or(100.0),
             page_bytes: aux(&auxv, 6).unwrap_or(4096.0),
-            boot_seconds: boot.and_then(|text| {
-                text.lines()
-                    .find_map(|line| line.strip_prefix("btime "))?
-                    .trim()
-                    .parse()
-                    .ok()
-            }),
+            boot_seconds: boot
+                .and_then(|text| text.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()),
         }
     }
 }
@@ -161,10 +108,7 @@ impl Units {
 impl Stat {
     fn parse(text: &str) -> Option<Self> {
         // The second field is the program's name in parentheses and may hold anything.
-        let fields: Vec<&str> = text
-            .get(text.rfind(')')? + 1..)?
-            .split_whitespace()
-            .collect();
+        let fields: Vec<&str> = text.get(text.rfind(')')? + 1..)?.split_whitespace().collect();
         // proc(5) counts from 1, the name being 2: what follows it starts at 3.
         let field = |number: usize| fields.get(number - 3)?.parse::<f64>().ok();
         Some(Self {
@@ -182,26 +126,17 @@ fn aux(auxv: &[u8], kind: usize) -> Option<f64> {
     const WORD: usize = size_of::<usize>();
     let (words, _) = auxv.as_chunks::<WORD>();
     let (pairs, _) = words.as_chunks::<2>();
-    let pair = pairs
-        .iter()
-        .find(|pair| usize::from_ne_bytes(pair[0]) == kind)?;
+    let pair = pairs.iter().find(|pair| usize::from_ne_bytes(pair[0]) == kind)?;
     Some(usize::from_ne_bytes(pair[1]) as f64)
 }
 
 fn open_fds() -> Option<f64> {
     // Reading the directory opens one descriptor more.
-    Some(
-        fs::read_dir("/proc/self/fd")
-            .ok()?
-            .count()
-            .saturating_sub(1) as f64,
-    )
+    Some(fs::read_dir("/proc/self/fd").ok()?.count().saturating_sub(1) as f64)
 }
 
 fn max_fds(limits: &str) -> Option<f64> {
-    let line = limits
-        .lines()
-        .find_map(|line| line.strip_prefix("Max open files"))?;
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
     match line.split_whitespace().next()? {
         "unlimited" => Some(f64::INFINITY),
         soft => soft.parse().ok(),
@@ -218,10 +153,7 @@ mod tests {
         let stat = Stat::parse(text).unwrap();
         assert_eq!(stat.cpu_ticks, 200.0);
         assert_eq!((stat.threads, stat.start_ticks), (4.0, 9000.0));
-        assert_eq!(
-            (stat.virtual_bytes, stat.resident_pages),
-            (4_096_000.0, 250.0)
-        );
+        assert_eq!((stat.virtual_bytes, stat.resident_pages), (4_096_000.0, 250.0));
     }
 
     #[test]
@@ -232,10 +164,7 @@ mod tests {
 
     #[test]
     fn limits_may_be_unlimited() {
-        assert_eq!(
-            max_fds("Max open files            1024                 4096                 files"),
-            Some(1024.0)
-        );
+        assert_eq!(max_fds("Max open files            1024                 4096                 files"), Some(1024.0));
         assert_eq!(
             max_fds("Max open files            unlimited            unlimited            files"),
             Some(f64::INFINITY)
@@ -249,10 +178,7 @@ mod tests {
         let values = process.values().map(Option::unwrap);
         let [_, resident, virt, start, threads, open, max] = values;
         assert!(resident > 100_000.0 && virt > resident, "{values:?}");
-        assert!(
-            start > 1.6e9 && threads >= 1.0 && open >= 3.0 && max >= open,
-            "{values:?}"
-        );
+        assert!(start > 1.6e9 && threads >= 1.0 && open >= 3.0 && max >= open, "{values:?}");
         assert_eq!(process.units.ticks_per_second, 100.0);
     }
 }

@@ -37,9 +37,7 @@ impl<'a> Args<'a> {
     pub fn at(&self, index: usize) -> &'a [u8] {
         self.spans.get(index).map_or(&[][..], |span| {
             let start = span.start as usize;
-            self.buf
-                .get(start..start + span.len as usize)
-                .unwrap_or(&[])
+            self.buf.get(start..start + span.len as usize).unwrap_or(&[])
         })
     }
 

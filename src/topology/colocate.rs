@@ -33,13 +33,9 @@ pub enum PatternError {
     TwoTags,
     #[error("ends with a \\ that escapes nothing: write \\\\ for the byte itself")]
     LooseEscape,
-    #[error(
-        "has no * or {{*}}: it matches one key only, which needs no rule unless `shard` pins it"
-    )]
+    #[error("has no * or {{*}}: it matches one key only, which needs no rule unless `shard` pins it")]
     NoWildcard,
-    #[error(
-        "has nothing before its first *: begin with a literal, use {{*}}, or pin it with `shard`"
-    )]
+    #[error("has nothing before its first *: begin with a literal, use {{*}}, or pin it with `shard`")]
     NoTag,
 }
 
@@ -50,10 +46,7 @@ impl Pattern {
         if text.is_empty() {
             return Err(PatternError::Empty);
         }
-        let mut pattern = Self {
-            head: Vec::new(),
-            tail: Vec::new(),
-        };
+        let mut pattern = Self { head: Vec::new(), tail: Vec::new() };
         let mut rest = text.as_bytes();
         while let [byte, after @ ..] = rest {
             rest = after;
@@ -133,9 +126,7 @@ mod tests {
 
     fn check(pattern: &str, key: &str, tag: Option<&str>) {
         let parsed = Pattern::parse(pattern).unwrap();
-        let found = parsed
-            .tag(key.as_bytes())
-            .map(|tag| String::from_utf8_lossy(tag));
+        let found = parsed.tag(key.as_bytes()).map(|tag| String::from_utf8_lossy(tag));
         assert_eq!(found.as_deref(), tag, "{pattern} on {key}");
     }
 

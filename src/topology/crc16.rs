@@ -14,11 +14,7 @@ const fn tables() -> [[u16; 256]; 8] {
         let mut crc = (byte as u16) << 8;
         let mut bit = 0;
         while bit < 8 {
-            crc = if crc & 0x8000 == 0 {
-                crc << 1
-            } else {
-                (crc << 1) ^ POLYNOMIAL
-            };
+            crc = if crc & 0x8000 == 0 { crc << 1 } else { (crc << 1) ^ POLYNOMIAL };
             bit += 1;
         }
         tables[0][byte] = crc;
@@ -77,11 +73,7 @@ mod tests {
         for len in 0..bytes.len() {
             let slow = bytes[..len].iter().fold(0u16, |crc, byte| {
                 (0..8).fold(crc ^ (u16::from(*byte) << 8), |crc, _| {
-                    if crc & 0x8000 == 0 {
-                        crc << 1
-                    } else {
-                        (crc << 1) ^ POLYNOMIAL
-                    }
+                    if crc & 0x8000 == 0 { crc << 1 } else { (crc << 1) ^ POLYNOMIAL }
                 })
             });
             assert_eq!(checksum(&bytes[..len]), slow, "{len} bytes");

@@ -69,29 +69,20 @@ impl Hash for Place {
 
 /// The points that `shards` put on the ring.
 pub(super) fn points(shards: &[Shard]) -> u64 {
-    shards
-        .iter()
-        .map(|shard| u64::from(shard.weight) * POINTS_PER_WEIGHT)
-        .sum()
+    shards.iter().map(|shard| u64::from(shard.weight) * POINTS_PER_WEIGHT).sum()
 }
 
 /// Gives each slot, in ascending order, to the first of the ring's candidates that is below its
 /// bound. The caller has checked that there are shards, all of them with a weight and a name of
 /// their own, and that their points are not too many.
 pub(super) fn place(shards: &[Shard]) -> Box<[ShardId; SLOTS]> {
-    let nodes: Vec<(ShardId, &str)> = (0..)
-        .zip(shards)
-        .map(|(index, shard)| (ShardId(index), shard.name.as_str()))
-        .collect();
+    let nodes: Vec<(ShardId, &str)> =
+        (0..).zip(shards).map(|(index, shard)| (ShardId(index), shard.name.as_str())).collect();
     // The hasher is our own and has no state, so the ring is the same in every process.
     let hasher = BuildHasherDefault::<Xxh3>::default();
     let ring = RingBuilder::new(hasher)
         .weighted_nodes_iter(
-            nodes.iter().map(Node).zip(
-                shards
-                    .iter()
-                    .map(|shard| shard.weight as usize * POINTS_PER_WEIGHT as usize),
-            ),
+            nodes.iter().map(Node).zip(shards.iter().map(|shard| shard.weight as usize * POINTS_PER_WEIGHT as usize)),
         )
         .build();
 
