@@ -291,6 +291,9 @@ impl Command {
 impl Class {
     pub const ALL: [Self; 6] = [Self::Read, Self::Write, Self::Split, Self::Every, Self::Local, Self::Session];
 
+    /// The metric labels, in the order of [`Self::ALL`].
+    pub const NAMES: [&'static str; 6] = ["read", "write", "split", "every", "local", "session"];
+
     /// The metric label; a class's number is its place in [`Self::ALL`].
     #[must_use]
     pub const fn name(self) -> &'static str {
