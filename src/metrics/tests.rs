@@ -35,7 +35,7 @@ fn workers_are_summed() {
         worker.cross_shard[0].inc();
     }
     let check = |series: &str, expected: f64| {
-        assert_eq!(value(&metrics, series), Some(expected), "{series}")
+        assert_eq!(value(&metrics, series), Some(expected), "{series}");
     };
     check("ringway_requests_total{command=\"get\"}", 6.0);
     check("ringway_client_connections", 3.0);
@@ -133,7 +133,7 @@ fn control_figures_and_refusals() {
     assert_eq!(value(&metrics, "ringway_client_connections_max"), None);
     control.clients_max.set(10_000);
     let check = |series: &str, expected: f64| {
-        assert_eq!(value(&metrics, series), Some(expected), "{series}")
+        assert_eq!(value(&metrics, series), Some(expected), "{series}");
     };
     check("ringway_topology_version", 7.0);
     check("ringway_slots{backend=\"a\"}", 16384.0);
