@@ -109,6 +109,8 @@ pub struct ControlMetrics {
 pub struct BackendTotals {
     /// Every worker can use it.
     pub up: bool,
+    /// How many workers can use it.
+    pub workers_up: usize,
     pub requests: u64,
     pub errors: u64,
     pub connections: i64,
@@ -165,9 +167,15 @@ impl Metrics {
     /// # Errors
     /// The registry refused a family: two have one name, which a test of this module rules out.
     pub fn new(labels: Labels, workers: usize) -> Result<Self, prometheus::Error> {
-        let workers = (0..workers).map(|_| Arc::new(WorkerMetrics::new(&labels))).collect();
+        let workers = (0..workers)
+            .map(|_| Arc::new(WorkerMetrics::new(&labels)))
+            .collect();
         let control = Arc::new(ControlMetrics::new(labels.backends.len()));
-        let cells = Arc::new(Cells { labels, workers, control });
+        let cells = Arc::new(Cells {
+            labels,
+            workers,
+            control,
+        });
         let registry = Registry::new();
         registry.register(Box::new(families::Families::new(Arc::clone(&cells))?))?;
         registry.register(Box::new(process::Process::new()?))?;
@@ -218,19 +226,28 @@ impl Metrics {
     /// Backends that every worker can use.
     #[must_use]
     pub fn backends_up(&self) -> usize {
-        (0..self.backend_names().len()).filter(|&index| self.backend(index).up).count()
+        (0..self.backend_names().len())
+            .filter(|&index| self.backend(index).up)
+            .count()
     }
 
     /// Clients connected now.
     #[must_use]
     pub fn clients(&self) -> i64 {
-        self.workers().iter().map(|worker| worker.clients.value()).sum()
+        self.workers()
+            .iter()
+            .map(|worker| worker.clients.value())
+            .sum()
     }
 
     /// Requests received since the start.
     #[must_use]
     pub fn requests(&self) -> u64 {
-        self.workers().iter().flat_map(|worker| worker.requests.iter()).map(Counter::value).sum()
+        self.workers()
+            .iter()
+            .flat_map(|worker| worker.requests.iter())
+            .map(Counter::value)
+            .sum()
     }
 }
 
@@ -304,7 +321,14 @@ impl Refusal {
 
 impl BackendError {
     /// In the order of their numbers.
-    pub const ALL: [Self; 6] = [Self::Connect, Self::Lost, Self::Timeout, Self::Protocol, Self::Auth, Self::Overflow];
+    pub const ALL: [Self; 6] = [
+        Self::Connect,
+        Self::Lost,
+        Self::Timeout,
+        Self::Protocol,
+        Self::Auth,
+        Self::Overflow,
+    ];
 
     #[must_use]
     pub const fn label(self) -> &'static str {
@@ -334,18 +358,19 @@ impl Reload {
 
 impl Cells {
     fn backend(&self, index: usize) -> BackendTotals {
-        let mut totals = BackendTotals { up: !self.workers.is_empty(), ..BackendTotals::default() };
+        let mut totals = BackendTotals::default();
         for worker in &self.workers {
             let Some(backend) = worker.backends.get(index) else {
                 return BackendTotals::default();
             };
-            totals.up &= backend.up.value() > 0;
+            totals.workers_up += usize::from(backend.up.value() > 0);
             totals.requests += backend.requests.value();
             totals.errors += backend.errors.iter().map(Counter::value).sum::<u64>();
             totals.connections += backend.connections.value();
             totals.inflight += backend.inflight.value();
             totals.reconnects += backend.reconnects.value();
         }
+        totals.up = totals.workers_up > 0 && totals.workers_up == self.workers.len();
         totals
     }
 }
