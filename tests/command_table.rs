@@ -2,6 +2,8 @@
 //!
 //! The rows are written for Redis 7.0; every difference that is meant stands in [`EXCEPTIONS`].
 
+#![allow(clippy::expect_used, reason = "a test that cannot go on has failed")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
