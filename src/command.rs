@@ -73,13 +73,12 @@ pub enum Keys {
         step: u8,
     },
     /// Argument `count` holds the number of keys, which follow it; `target` is one more key before
-    /// it (0: none), as in `ZUNIONSTORE dst 2 a b`. No keys at all is an error.
+    /// it (0: none), as in `ZUNIONSTORE dst 2 a b`. The number may be 0 here: EVAL allows it, and
+    /// where it is an error the server says so.
     Counted {
         target: u8,
         count: u8,
     },
-    /// EVAL, FCALL and their kin: argument 2 holds the number of keys that follow, which may be 0.
-    Script,
     /// The keys are the first half of what follows the word `STREAMS` (XREAD, XREADGROUP).
     Streams,
     /// Argument 1, and what follows `STORE` (SORT); BY and GET patterns are not keys here.
