@@ -21,9 +21,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use axum::extract::State;
-use axum::http::header::{
-    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS,
-};
+use axum::http::header::{ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -108,11 +106,7 @@ impl AdminState {
 ///
 /// # Errors
 /// None today: a failed accept is logged and tried again. The type leaves room.
-pub async fn serve(
-    listener: TcpListener,
-    state: Arc<AdminState>,
-    shutdown: impl Future,
-) -> io::Result<()> {
+pub async fn serve(listener: TcpListener, state: Arc<AdminState>, shutdown: impl Future) -> io::Result<()> {
     let router = router(state);
     let mut shutdown = pin!(shutdown);
     let mut connections = JoinSet::new();
@@ -134,10 +128,7 @@ pub async fn serve(
     }
     drop(listener);
     // The rest is aborted when the set is dropped.
-    let _ = time::timeout(SHUTDOWN_TIME_MAX, async {
-        while connections.join_next().await.is_some() {}
-    })
-    .await;
+    let _ = time::timeout(SHUTDOWN_TIME_MAX, async { while connections.join_next().await.is_some() {} }).await;
     Ok(())
 }
 
@@ -169,46 +160,28 @@ fn router(state: Arc<AdminState>) -> Router {
 
 async fn index(State(state): State<Arc<AdminState>>) -> Response {
     let mut headers = HeaderMap::new();
-    headers.insert(
-        CONTENT_TYPE,
-        HeaderValue::from_static("text/html; charset=utf-8"),
-    );
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(
-        CONTENT_SECURITY_POLICY,
-        HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'"),
-    );
+    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'"));
     (headers, page::render(&status::Status::of(&state))).into_response()
 }
 
 async fn metrics(State(state): State<Arc<AdminState>>) -> Response {
     match state.metrics.render() {
-        Ok(page) => (
-            [(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
-            page,
-        )
-            .into_response(),
+        Ok(page) => ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], page).into_response(),
         Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
     }
 }
 
 async fn readyz(State(state): State<Arc<AdminState>>) -> Response {
     let status = status::Status::of(&state);
-    let code = if status.ready {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
-    };
+    let code = if status.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     text(code, status.readiness())
 }
 
 async fn status(State(state): State<Arc<AdminState>>) -> Response {
-    (
-        [(CACHE_CONTROL, "no-store")],
-        Json(status::Status::of(&state)),
-    )
-        .into_response()
+    ([(CACHE_CONTROL, "no-store")], Json(status::Status::of(&state))).into_response()
 }
 
 /// No such page, or not by this method: nothing here can be changed over HTTP.
@@ -217,22 +190,12 @@ async fn nothing(method: Method) -> Response {
         return text(StatusCode::NOT_FOUND, "not found; see /\n");
     }
     let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");
-    response
-        .headers_mut()
-        .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
     response
 }
 
 fn text(code: StatusCode, body: impl Into<String>) -> Response {
-    (
-        code,
-        [
-            (CONTENT_TYPE, "text/plain; charset=utf-8"),
-            (CACHE_CONTROL, "no-store"),
-        ],
-        body.into(),
-    )
-        .into_response()
+    (code, [(CONTENT_TYPE, "text/plain; charset=utf-8"), (CACHE_CONTROL, "no-store")], body.into()).into_response()
 }
 
 #[cfg(test)]

@@ -15,8 +15,8 @@ pub mod config;
 
 pub mod demo;
 
-pub mod admin;
 pub mod server;
+pub mod admin;
 
 pub mod worker;
 

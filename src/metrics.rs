@@ -167,15 +167,9 @@ impl Metrics {
     /// # Errors
     /// The registry refused a family: two have one name, which a test of this module rules out.
     pub fn new(labels: Labels, workers: usize) -> Result<Self, prometheus::Error> {
-        let workers = (0..workers)
-            .map(|_| Arc::new(WorkerMetrics::new(&labels)))
-            .collect();
+        let workers = (0..workers).map(|_| Arc::new(WorkerMetrics::new(&labels))).collect();
         let control = Arc::new(ControlMetrics::new(labels.backends.len()));
-        let cells = Arc::new(Cells {
-            labels,
-            workers,
-            control,
-        });
+        let cells = Arc::new(Cells { labels, workers, control });
         let registry = Registry::new();
         registry.register(Box::new(families::Families::new(Arc::clone(&cells))?))?;
         registry.register(Box::new(process::Process::new()?))?;
@@ -226,28 +220,19 @@ impl Metrics {
     /// Backends that every worker can use.
     #[must_use]
     pub fn backends_up(&self) -> usize {
-        (0..self.backend_names().len())
-            .filter(|&index| self.backend(index).up)
-            .count()
+        (0..self.backend_names().len()).filter(|&index| self.backend(index).up).count()
     }
 
     /// Clients connected now.
     #[must_use]
     pub fn clients(&self) -> i64 {
-        self.workers()
-            .iter()
-            .map(|worker| worker.clients.value())
-            .sum()
+        self.workers().iter().map(|worker| worker.clients.value()).sum()
     }
 
     /// Requests received since the start.
     #[must_use]
     pub fn requests(&self) -> u64 {
-        self.workers()
-            .iter()
-            .flat_map(|worker| worker.requests.iter())
-            .map(Counter::value)
-            .sum()
+        self.workers().iter().flat_map(|worker| worker.requests.iter()).map(Counter::value).sum()
     }
 }
 
@@ -321,14 +306,7 @@ impl Refusal {
 
 impl BackendError {
     /// In the order of their numbers.
-    pub const ALL: [Self; 6] = [
-        Self::Connect,
-        Self::Lost,
-        Self::Timeout,
-        Self::Protocol,
-        Self::Auth,
-        Self::Overflow,
-    ];
+    pub const ALL: [Self; 6] = [Self::Connect, Self::Lost, Self::Timeout, Self::Protocol, Self::Auth, Self::Overflow];
 
     #[must_use]
     pub const fn label(self) -> &'static str {

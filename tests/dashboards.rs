@@ -4,11 +4,7 @@
 //! `dashboards/ringway.json` and `dashboards/alerts.yml`. Each must give data (alerts and errors may
 //! give none), each metric named must be on the page, and what is counted must equal the load.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a test stops where something is missing"
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops where something is missing")]
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -50,33 +46,17 @@ async fn every_expression_gives_data() {
     let port = tokio::spawn(admin::serve(listener, state, std::future::pending::<()>()));
 
     let prometheus = Prometheus::scraping(address).await;
-    prometheus
-        .until("sum(ringway_requests_total)", (4 * STEP) as f64)
-        .await;
+    prometheus.until("sum(ringway_requests_total)", (4 * STEP) as f64).await;
     count_more(&metrics);
-    prometheus
-        .until("sum(ringway_requests_total)", (8 * STEP) as f64)
-        .await;
+    prometheus.until("sum(ringway_requests_total)", (8 * STEP) as f64).await;
 
     let page = page(address).await;
     assert_eq!(unknown_names(&page), BTreeSet::new());
     prometheus.check_all().await;
 
     // The panels' own expressions, over a window in which the second half was counted.
-    prometheus
-        .check_rate(
-            "Requests per second",
-            "ringway_requests_total",
-            4 * STEP..=4 * STEP,
-        )
-        .await;
-    prometheus
-        .check_rate(
-            "Error replies per second",
-            "ringway_replies_error_total",
-            2 * STEP..=2 * STEP,
-        )
-        .await;
+    prometheus.check_rate("Requests per second", "ringway_requests_total", 4 * STEP..=4 * STEP).await;
+    prometheus.check_rate("Error replies per second", "ringway_replies_error_total", 2 * STEP..=2 * STEP).await;
     assert_eq!(prometheus.panel("Backends down").await, vec![0.0]);
     assert_eq!(prometheus.panel("Slots").await, vec![16384.0, 16384.0]);
     // All took 100 us, which is in the bucket from 64 to 128 us.
@@ -121,14 +101,8 @@ async fn a_known_load_is_what_prometheus_shows() {
         ("ringway_backend_errors_total", 0),
         ("ringway_backend_reconnects_total", 0),
         ("ringway_client_connections_total", 0),
-        (
-            "ringway_client_bytes_total{direction=\"in\"",
-            client.sent - sent,
-        ),
-        (
-            "ringway_client_bytes_total{direction=\"out\"",
-            client.received - received,
-        ),
+        ("ringway_client_bytes_total{direction=\"in\"", client.sent - sent),
+        ("ringway_client_bytes_total{direction=\"out\"", client.received - received),
     ] {
         assert_eq!(grown(series), expected, "{series}");
     }
@@ -143,20 +117,8 @@ async fn a_known_load_is_what_prometheus_shows() {
     prometheus.check_all().await;
     // Scrapes may have seen some of the first round or all of it.
     let with_first = |each: u64| each * rounds..=each * (rounds + 1);
-    prometheus
-        .check_rate(
-            "Requests per second",
-            "ringway_requests_total",
-            with_first(6),
-        )
-        .await;
-    prometheus
-        .check_rate(
-            "Error replies per second",
-            "ringway_replies_error_total",
-            with_first(1),
-        )
-        .await;
+    prometheus.check_rate("Requests per second", "ringway_requests_total", with_first(6)).await;
+    prometheus.check_rate("Error replies per second", "ringway_replies_error_total", with_first(1)).await;
     assert_eq!(prometheus.panel("Backends down").await, vec![0.0]);
     assert_eq!(prometheus.panel("Clients").await, vec![1.0]);
     proxy.quiet();
@@ -224,32 +186,18 @@ fn sum(page: &str, prefix: &str) -> f64 {
         let rest = line.as_bytes().get(prefix.len());
         prefix.contains(['{', ' ']) || matches!(rest, Some(b'{' | b' '))
     };
-    let lines = page
-        .lines()
-        .filter(|line| line.starts_with(prefix))
-        .filter(ends);
-    lines
-        .map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap())
-        .sum()
+    let lines = page.lines().filter(|line| line.starts_with(prefix)).filter(ends);
+    lines.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
 }
 
 /// Metrics that the dashboard or an alert names and the page does not have.
 fn unknown_names(page: &str) -> BTreeSet<String> {
     let on_page = |name: &str| {
-        let family = ["_bucket", "_count", "_sum"]
-            .iter()
-            .find_map(|suffix| name.strip_suffix(suffix));
-        [Some(name), family]
-            .iter()
-            .flatten()
-            .any(|name| page.contains(&format!("# TYPE {name} ")))
+        let family = ["_bucket", "_count", "_sum"].iter().find_map(|suffix| name.strip_suffix(suffix));
+        [Some(name), family].iter().flatten().any(|name| page.contains(&format!("# TYPE {name} ")))
     };
     let mut names = BTreeSet::new();
-    for expression in dashboard_expressions()
-        .into_iter()
-        .map(|(_, text)| text)
-        .chain(alert_expressions())
-    {
+    for expression in dashboard_expressions().into_iter().map(|(_, text)| text).chain(alert_expressions()) {
         let words = expression.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
         names.extend(words.filter(|word| is_ours(word)).map(str::to_owned));
     }
@@ -267,8 +215,7 @@ fn repository(path: &str) -> PathBuf {
 }
 
 fn dashboard() -> Value {
-    serde_json::from_str(&std::fs::read_to_string(repository("dashboards/ringway.json")).unwrap())
-        .unwrap()
+    serde_json::from_str(&std::fs::read_to_string(repository("dashboards/ringway.json")).unwrap()).unwrap()
 }
 
 /// Each expression of the dashboard with the title that it stands under, variables filled in.
@@ -307,9 +254,7 @@ fn alert_expressions() -> Vec<String> {
 
 fn filled(expression: &str) -> String {
     let text = expression.replace("$__rate_interval", WINDOW);
-    let text = ["$job", "$instance", "$backend"]
-        .iter()
-        .fold(text, |text, name| text.replace(name, ".*"));
+    let text = ["$job", "$instance", "$backend"].iter().fold(text, |text, name| text.replace(name, ".*"));
     assert!(!text.contains('$'), "unknown variable in {text}");
     text
 }
@@ -333,28 +278,17 @@ async fn http_get(address: SocketAddr, path: &str) -> (u16, String) {
     };
     let request = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n");
     let mut answer = String::new();
-    if stream.write_all(request.as_bytes()).await.is_err()
-        || stream.read_to_string(&mut answer).await.is_err()
-    {
+    if stream.write_all(request.as_bytes()).await.is_err() || stream.read_to_string(&mut answer).await.is_err() {
         return (0, String::new());
     }
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_default();
-    let code = head
-        .split(' ')
-        .nth(1)
-        .and_then(|code| code.parse().ok())
-        .unwrap_or(0);
+    let code = head.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
     (code, body.to_owned())
 }
 
 /// A port that was free a moment ago, for servers that do not tell which one they took.
 async fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0")
-        .await
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
+    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port()
 }
 
 /// A Prometheus of the test's own.
@@ -375,45 +309,25 @@ impl Prometheus {
         std::fs::write(dir.path().join("prometheus.yml"), config).unwrap();
         let address = SocketAddr::from(([127, 0, 0, 1], free_port().await));
         let process = Command::new("prometheus")
-            .arg(format!(
-                "--config.file={}",
-                dir.path().join("prometheus.yml").display()
-            ))
-            .arg(format!(
-                "--storage.tsdb.path={}",
-                dir.path().join("data").display()
-            ))
+            .arg(format!("--config.file={}", dir.path().join("prometheus.yml").display()))
+            .arg(format!("--storage.tsdb.path={}", dir.path().join("data").display()))
             .arg(format!("--web.listen-address={address}"))
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .kill_on_drop(true)
             .spawn()
             .expect("prometheus is installed (apt: prometheus)");
-        let prometheus = Self {
-            address,
-            _process: process,
-            _dir: dir,
-        };
-        poll("the first scrape", || async {
-            (prometheus.values("up").await.ok()? == [1.0]).then_some(())
-        })
-        .await;
+        let prometheus = Self { address, _process: process, _dir: dir };
+        poll("the first scrape", || async { (prometheus.values("up").await.ok()? == [1.0]).then_some(()) }).await;
         prometheus
     }
 
     /// The series that `expression` gives.
     async fn query(&self, expression: &str) -> Result<Vec<Value>, String> {
-        let escaped: String = expression
-            .bytes()
-            .map(|byte| format!("%{byte:02x}"))
-            .collect();
+        let escaped: String = expression.bytes().map(|byte| format!("%{byte:02x}")).collect();
         let (_, body) = http_get(self.address, &format!("/api/v1/query?query={escaped}")).await;
-        let answer: Value =
-            serde_json::from_str(&body).map_err(|error| format!("{error}: {body}"))?;
-        match (
-            answer["status"].as_str(),
-            answer["data"]["result"].as_array(),
-        ) {
+        let answer: Value = serde_json::from_str(&body).map_err(|error| format!("{error}: {body}"))?;
+        match (answer["status"].as_str(), answer["data"]["result"].as_array()) {
             (Some("success"), Some(series)) => Ok(series.clone()),
             _ => Err(body),
         }
@@ -421,19 +335,13 @@ impl Prometheus {
 
     async fn values(&self, expression: &str) -> Result<Vec<f64>, String> {
         let series = self.query(expression).await?;
-        Ok(series
-            .iter()
-            .map(|series| series["value"][1].as_str().unwrap().parse().unwrap())
-            .collect())
+        Ok(series.iter().map(|series| series["value"][1].as_str().unwrap().parse().unwrap()).collect())
     }
 
     /// The values of the first expression of the panel called `title`, and those of its others.
     async fn panel(&self, title: &str) -> Vec<f64> {
         let mut values = Vec::new();
-        for (_, expression) in dashboard_expressions()
-            .into_iter()
-            .filter(|(name, _)| name == title)
-        {
+        for (_, expression) in dashboard_expressions().into_iter().filter(|(name, _)| name == title) {
             values.push(self.values(&expression).await.unwrap().iter().sum());
         }
         assert!(!values.is_empty(), "no panel {title}");
@@ -450,57 +358,31 @@ impl Prometheus {
     /// Each expression is understood and gives data, where it may not be empty; each rule runs.
     async fn check_all(&self) {
         for (title, expression) in dashboard_expressions() {
-            let series = self
-                .query(&expression)
-                .await
-                .unwrap_or_else(|error| panic!("{title}: {error}"));
-            assert!(
-                !series.is_empty() || title.contains("Error"),
-                "{title}: nothing for {expression}"
-            );
+            let series = self.query(&expression).await.unwrap_or_else(|error| panic!("{title}: {error}"));
+            assert!(!series.is_empty() || title.contains("Error"), "{title}: nothing for {expression}");
         }
         for variable in dashboard()["templating"]["list"].as_array().unwrap() {
             let Some(query) = variable["definition"].as_str() else {
                 continue;
             };
-            let inner = query
-                .strip_prefix("label_values(")
-                .unwrap()
-                .strip_suffix(')')
-                .unwrap();
+            let inner = query.strip_prefix("label_values(").unwrap().strip_suffix(')').unwrap();
             let (selector, label) = inner.rsplit_once(", ").unwrap();
             let series = self.query(&filled(selector)).await.unwrap();
-            assert!(
-                !series.is_empty()
-                    && series
-                        .iter()
-                        .all(|series| series["metric"][label].is_string()),
-                "{query}"
-            );
+            assert!(!series.is_empty() && series.iter().all(|series| series["metric"][label].is_string()), "{query}");
         }
         for annotation in dashboard()["annotations"]["list"].as_array().unwrap() {
-            self.query(&filled(annotation["expr"].as_str().unwrap()))
-                .await
-                .unwrap();
+            self.query(&filled(annotation["expr"].as_str().unwrap())).await.unwrap();
         }
         for expression in alert_expressions() {
-            self.query(&expression)
-                .await
-                .unwrap_or_else(|error| panic!("{expression}: {error}"));
+            self.query(&expression).await.unwrap_or_else(|error| panic!("{expression}: {error}"));
         }
         let rules = poll("every rule to have run", || async {
             let (_, body) = http_get(self.address, "/api/v1/rules").await;
             let answer: Value = serde_json::from_str(&body).ok()?;
             let groups = answer["data"]["groups"].as_array()?;
-            let rules: Vec<Value> = groups
-                .iter()
-                .flat_map(|group| group["rules"].as_array().unwrap())
-                .cloned()
-                .collect();
-            rules
-                .iter()
-                .all(|rule| rule["health"] != "unknown")
-                .then_some(rules)
+            let rules: Vec<Value> =
+                groups.iter().flat_map(|group| group["rules"].as_array().unwrap()).cloned().collect();
+            rules.iter().all(|rule| rule["health"] != "unknown").then_some(rules)
         })
         .await;
         assert_eq!(rules.len(), alert_expressions().len());
@@ -534,30 +416,14 @@ impl RedisServer {
         let dir = tempfile::tempdir().unwrap();
         let port = free_port().await;
         let process = Command::new("redis-server")
-            .args([
-                "--port",
-                &port.to_string(),
-                "--bind",
-                "127.0.0.1",
-                "--save",
-                "",
-                "--appendonly",
-                "no",
-            ])
+            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
             .current_dir(dir.path())
             .stdout(Stdio::null())
             .kill_on_drop(true)
             .spawn()
             .expect("redis-server is installed");
-        poll("redis-server", || async {
-            TcpStream::connect(("127.0.0.1", port)).await.ok()
-        })
-        .await;
-        Self {
-            port,
-            _process: process,
-            _dir: dir,
-        }
+        poll("redis-server", || async { TcpStream::connect(("127.0.0.1", port)).await.ok() }).await;
+        Self { port, _process: process, _dir: dir }
     }
 }
 
@@ -572,14 +438,10 @@ struct Proxy {
 
 impl Proxy {
     async fn over(servers: &[RedisServer], dir: &Path) -> Self {
-        let mut config = String::from(
-            "[proxy]\nlisten = [\"127.0.0.1:0\"]\n\n[admin]\nlisten = \"127.0.0.1:0\"\n",
-        );
+        let mut config = String::from("[proxy]\nlisten = [\"127.0.0.1:0\"]\n\n[admin]\nlisten = \"127.0.0.1:0\"\n");
         for (index, server) in servers.iter().enumerate() {
             let (name, port) = (["a", "b", "c"][index], server.port);
-            config.push_str(&format!(
-                "\n[[backend]]\nname = \"{name}\"\naddress = \"127.0.0.1:{port}\"\n"
-            ));
+            config.push_str(&format!("\n[[backend]]\nname = \"{name}\"\naddress = \"127.0.0.1:{port}\"\n"));
         }
         let path = dir.join("ringway.toml");
         std::fs::write(&path, config).unwrap();
@@ -595,39 +457,22 @@ impl Proxy {
             .unwrap();
         let log = Arc::new(Mutex::new(Vec::new()));
         tokio::spawn(keep(process.stderr.take().unwrap(), Arc::clone(&log)));
-        let admin = poll("the admin port", || async {
-            address(&log, |line| line.contains("admin listening"))
-        })
-        .await;
-        let listening =
-            |line: &str| line.contains("listening") && !line.contains("admin listening");
+        let admin = poll("the admin port", || async { address(&log, |line| line.contains("admin listening")) }).await;
+        let listening = |line: &str| line.contains("listening") && !line.contains("admin listening");
         let clients = poll("the proxy's port", || async { address(&log, listening) }).await;
         poll("all shards to be up", || async {
-            (http_get(admin, "/metrics")
-                .await
-                .1
-                .matches("\nringway_backend_up{")
-                .count()
-                == servers.len())
-            .then_some(())?;
+            (http_get(admin, "/metrics").await.1.matches("\nringway_backend_up{").count() == servers.len())
+                .then_some(())?;
             (sum(&page(admin).await, "ringway_backend_up") == servers.len() as f64).then_some(())
         })
         .await;
-        Self {
-            clients,
-            admin,
-            log,
-            _process: process,
-        }
+        Self { clients, admin, log, _process: process }
     }
 
     /// It had nothing to complain about.
     fn quiet(&self) {
         let log = self.log.lock().unwrap();
-        let loud: Vec<_> = log
-            .iter()
-            .filter(|line| line.contains(" WARN ") || line.contains(" ERROR "))
-            .collect();
+        let loud: Vec<_> = log.iter().filter(|line| line.contains(" WARN ") || line.contains(" ERROR ")).collect();
         assert!(loud.is_empty(), "{loud:#?}");
     }
 }
@@ -658,11 +503,7 @@ struct Client {
 impl Client {
     async fn connect(address: SocketAddr) -> Self {
         let stream = BufReader::new(TcpStream::connect(address).await.unwrap());
-        Self {
-            stream,
-            sent: 0,
-            received: 0,
-        }
+        Self { stream, sent: 0, received: 0 }
     }
 
     /// The reply to one request, as it came: a line, or a bulk string.
@@ -671,18 +512,11 @@ impl Client {
         for word in words {
             request.push_str(&format!("${}\r\n{word}\r\n", word.len()));
         }
-        self.stream
-            .get_mut()
-            .write_all(request.as_bytes())
-            .await
-            .unwrap();
+        self.stream.get_mut().write_all(request.as_bytes()).await.unwrap();
         self.sent += request.len() as u64;
         let mut reply = String::new();
         self.stream.read_line(&mut reply).await.unwrap();
-        if let Some(Ok(length)) = reply
-            .strip_prefix('$')
-            .map(|length| length.trim_end().parse::<usize>())
-        {
+        if let Some(Ok(length)) = reply.strip_prefix('$').map(|length| length.trim_end().parse::<usize>()) {
             let mut body = vec![0; length + 2];
             self.stream.read_exact(&mut body).await.unwrap();
             reply.push_str(std::str::from_utf8(&body).unwrap());

@@ -29,7 +29,8 @@ const SHARDS_HEAD: &str = "<table><tr><th>shard</th><th>state</th><th>address</t
     <th class=n>share</th><th class=n>in flight</th><th class=n>connections</th><th class=n>requests</th>\
     <th class=n>errors</th><th class=n>reconnects</th></tr>\n";
 
-const WORKERS_HEAD: &str = "<table><tr><th>worker</th><th class=n>clients</th><th class=n>requests</th><th class=n>buffered bytes</th></tr>\n";
+const WORKERS_HEAD: &str =
+    "<table><tr><th>worker</th><th class=n>clients</th><th class=n>requests</th><th class=n>buffered bytes</th></tr>\n";
 
 /// The page for `status`.
 pub(super) fn render(status: &Status) -> String {
@@ -50,11 +51,7 @@ fn write(page: &mut String, status: &Status) -> fmt::Result {
     };
     let readiness = status.readiness();
     let mut lines = readiness.lines();
-    writeln!(
-        page,
-        "<div class=\"verdict {class}\">{}</div>",
-        Escaped(lines.next().unwrap_or_default())
-    )?;
+    writeln!(page, "<div class=\"verdict {class}\">{}</div>", Escaped(lines.next().unwrap_or_default()))?;
     for line in lines {
         writeln!(page, "<p><b>{}</b></p>", Escaped(line))?;
     }
@@ -150,10 +147,7 @@ mod tests {
 
     #[test]
     fn names_cannot_break_out() {
-        assert_eq!(
-            Escaped("<b a=\"'&\">").to_string(),
-            "&lt;b a=&quot;&#39;&amp;&quot;&gt;"
-        );
+        assert_eq!(Escaped("<b a=\"'&\">").to_string(), "&lt;b a=&quot;&#39;&amp;&quot;&gt;");
     }
 
     #[test]

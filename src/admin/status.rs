@@ -70,16 +70,9 @@ impl Status {
     pub(super) fn of(state: &AdminState) -> Self {
         let metrics = &*state.metrics;
         let facts = state.facts.load();
-        let shards: Vec<_> = facts
-            .shards
-            .iter()
-            .map(|facts| Shard::of(facts, metrics))
-            .collect();
+        let shards: Vec<_> = facts.shards.iter().map(|facts| Shard::of(facts, metrics)).collect();
         let draining = state.draining.load(Ordering::Relaxed);
-        let up = shards
-            .iter()
-            .filter(|shard| shard.state == State::Up)
-            .count();
+        let up = shards.iter().filter(|shard| shard.state == State::Up).count();
         let control = metrics.control();
         let workers = metrics.workers();
         Self {
@@ -91,21 +84,12 @@ impl Status {
             topology_version: facts.topology_version,
             requests: metrics.requests(),
             error_replies: workers.iter().map(|worker| total(&worker.errors)).sum(),
-            buffered_bytes: workers
-                .iter()
-                .map(|worker| worker.buffered_bytes.value())
-                .sum(),
+            buffered_bytes: workers.iter().map(|worker| worker.buffered_bytes.value()).sum(),
             clients: Clients {
                 connected: metrics.clients(),
-                accepted: workers
-                    .iter()
-                    .map(|worker| worker.clients_total.value())
-                    .sum(),
+                accepted: workers.iter().map(|worker| worker.clients_total.value()).sum(),
                 refused: total(&control.clients_refused)
-                    + workers
-                        .iter()
-                        .map(|worker| total(&worker.clients_refused))
-                        .sum::<u64>(),
+                    + workers.iter().map(|worker| total(&worker.clients_refused)).sum::<u64>(),
             },
             shards,
             workers: workers.iter().map(|worker| Worker::of(worker)).collect(),
@@ -114,30 +98,16 @@ impl Status {
 
     /// One line that says whether it is ready, then one for each shard that is not up.
     pub(super) fn readiness(&self) -> String {
-        let up = self
-            .shards
-            .iter()
-            .filter(|shard| shard.state == State::Up)
-            .count();
+        let up = self.shards.iter().filter(|shard| shard.state == State::Up).count();
         let word = match (self.ready, self.draining) {
             (true, _) => "ready",
             (false, true) => "not ready: stopping",
             (false, false) => "not ready",
         };
-        let mut text = format!(
-            "{word}: {up} of {} shards up, {} needed\n",
-            self.shards.len(),
-            self.quorum
-        );
+        let mut text = format!("{word}: {up} of {} shards up, {} needed\n", self.shards.len(), self.quorum);
         for shard in self.shards.iter().filter(|shard| shard.state != State::Up) {
             // Writing to a String cannot fail.
-            let _ = writeln!(
-                text,
-                "{}: {} at {}",
-                shard.state.label(),
-                shard.name,
-                shard.address
-            );
+            let _ = writeln!(text, "{}: {} at {}", shard.state.label(), shard.name, shard.address);
         }
         text
     }
@@ -146,10 +116,7 @@ impl Status {
 impl Shard {
     fn of(facts: &ShardFacts, metrics: &Metrics) -> Self {
         // By name: after a reload the configuration's order is not the cells' order.
-        let index = metrics
-            .backend_names()
-            .iter()
-            .position(|name| *name == facts.name);
+        let index = metrics.backend_names().iter().position(|name| *name == facts.name);
         let totals = index.map_or_else(BackendTotals::default, |index| metrics.backend(index));
         Self {
             name: facts.name.clone(),

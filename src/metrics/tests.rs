@@ -16,8 +16,7 @@ fn metrics(workers: usize) -> Metrics {
 /// The value of the series whose line starts with `series` and a space; none when it is absent.
 fn value(metrics: &Metrics, series: &str) -> Option<f64> {
     let page = metrics.render().unwrap();
-    page.lines()
-        .find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok())
+    page.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok())
 }
 
 #[test]
@@ -41,56 +40,29 @@ fn workers_are_summed() {
     check("ringway_client_connections", 3.0);
     check("ringway_client_bytes_total{direction=\"in\"}", 30.0);
     check("ringway_client_bytes_total{direction=\"out\"}", 0.0);
-    check(
-        "ringway_backend_errors_total{backend=\"b \\\"x\\\"\",kind=\"timeout\"}",
-        3.0,
-    );
-    check(
-        "ringway_backend_errors_total{backend=\"a\",kind=\"timeout\"}",
-        0.0,
-    );
+    check("ringway_backend_errors_total{backend=\"b \\\"x\\\"\",kind=\"timeout\"}", 3.0);
+    check("ringway_backend_errors_total{backend=\"a\",kind=\"timeout\"}", 0.0);
     check("ringway_backend_requests_total{backend=\"a\"}", 3.0);
     check("ringway_backend_inflight{backend=\"a\"}", 6.0);
     check("ringway_replies_error_total{kind=\"server\"}", 3.0);
     check("ringway_cross_shard_total{kind=\"split\"}", 3.0);
-    assert_eq!(
-        metrics.backend(0),
-        BackendTotals {
-            requests: 3,
-            inflight: 6,
-            ..BackendTotals::default()
-        }
-    );
+    assert_eq!(metrics.backend(0), BackendTotals { requests: 3, inflight: 6, ..BackendTotals::default() });
     assert_eq!((metrics.clients(), metrics.requests()), (3, 6));
 }
 
 #[test]
 fn a_command_shows_after_its_first_request() {
     let metrics = metrics(1);
-    assert_eq!(
-        value(&metrics, "ringway_requests_total{command=\"client|list\"}"),
-        None
-    );
+    assert_eq!(value(&metrics, "ringway_requests_total{command=\"client|list\"}"), None);
     metrics.worker(0).requests[2].inc();
-    assert_eq!(
-        value(&metrics, "ringway_requests_total{command=\"client|list\"}"),
-        Some(1.0)
-    );
-    assert_eq!(
-        value(&metrics, "ringway_requests_total{command=\"get\"}"),
-        None
-    );
+    assert_eq!(value(&metrics, "ringway_requests_total{command=\"client|list\"}"), Some(1.0));
+    assert_eq!(value(&metrics, "ringway_requests_total{command=\"get\"}"), None);
 }
 
 #[test]
 fn a_backend_is_up_when_every_worker_can_use_it() {
     let metrics = metrics(2);
-    let up = || {
-        (
-            value(&metrics, "ringway_backend_up{backend=\"a\"}"),
-            metrics.backends_up(),
-        )
-    };
+    let up = || (value(&metrics, "ringway_backend_up{backend=\"a\"}"), metrics.backends_up());
     assert_eq!(up(), (Some(0.0), 0));
     metrics.worker(0).backends[0].up.set(1);
     assert_eq!(up(), (Some(0.0), 0));
@@ -106,11 +78,7 @@ fn histograms_are_cumulative_seconds() {
     metrics.worker(1).durations[0].observe(Duration::from_secs(60));
     let name = "ringway_request_duration_seconds";
     let check = |suffix: &str, expected: f64| {
-        assert_eq!(
-            value(&metrics, &format!("{name}{suffix}")),
-            Some(expected),
-            "{suffix}"
-        );
+        assert_eq!(value(&metrics, &format!("{name}{suffix}")), Some(expected), "{suffix}");
     };
     check("_bucket{class=\"read\",le=\"0.000016\"}", 1.0);
     check("_bucket{class=\"read\",le=\"0.000032\"}", 2.0);
@@ -141,14 +109,7 @@ fn control_figures_and_refusals() {
     check("ringway_config_reloads_total{result=\"success\"}", 0.0);
     check("ringway_clients_refused_total{reason=\"max_clients\"}", 2.0);
     check("ringway_client_connections_max", 10_000.0);
-    check(
-        concat!(
-            "ringway_build_info{version=\"",
-            env!("CARGO_PKG_VERSION"),
-            "\"}"
-        ),
-        1.0,
-    );
+    check(concat!("ringway_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"}"), 1.0);
 }
 
 #[test]
@@ -184,33 +145,14 @@ fn every_family_of_the_contract_is_on_the_page() {
         "process_start_time_seconds",
         "process_threads",
     ] {
-        assert!(
-            page.contains(&format!("\n# TYPE {name} "))
-                || page.starts_with(&format!("# TYPE {name} ")),
-            "{name}"
-        );
+        assert!(page.contains(&format!("\n# TYPE {name} ")) || page.starts_with(&format!("# TYPE {name} ")), "{name}");
         assert!(page.contains(&format!("# HELP {name} ")), "{name}");
     }
 }
 
 #[test]
 fn labels_are_numbered_as_the_cells_are() {
-    assert!(
-        BackendError::ALL
-            .iter()
-            .enumerate()
-            .all(|(index, kind)| *kind as usize == index)
-    );
-    assert!(
-        Refusal::ALL
-            .iter()
-            .enumerate()
-            .all(|(index, reason)| *reason as usize == index)
-    );
-    assert!(
-        Reload::ALL
-            .iter()
-            .enumerate()
-            .all(|(index, result)| *result as usize == index)
-    );
+    assert!(BackendError::ALL.iter().enumerate().all(|(index, kind)| *kind as usize == index));
+    assert!(Refusal::ALL.iter().enumerate().all(|(index, reason)| *reason as usize == index));
+    assert!(Reload::ALL.iter().enumerate().all(|(index, result)| *result as usize == index));
 }
