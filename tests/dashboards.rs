@@ -142,7 +142,7 @@ async fn load(client: &mut Client, rounds: u64) {
 fn full_metrics() -> Metrics {
     let labels = Labels {
         commands: vec!["get", "set"],
-        classes: &["read", "blocking"],
+        classes: &["read", "session"],
         error_kinds: &["crossslot"],
         cross_kinds: &["split"],
         backends: vec!["a".to_owned(), "b".to_owned()],
