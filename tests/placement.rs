@@ -1,5 +1,10 @@
 //! Placement is a contract with the data on disk: golden file, bounds, and the real servers' word.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests fail the test that calls them"
+)]
+
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read, Write};
