@@ -128,19 +128,19 @@ fn search_table(table: &DeTable<'_>, offset: usize, path: &Field, found: &mut Fi
         if key.span().contains(&offset) {
             *found = path.clone();
         }
-        search(value, offset, path, found);
+        search(value, offset, &path, found);
     }
 }
 
-fn search(value: &Spanned<DeValue<'_>>, offset: usize, path: Field, found: &mut Field) {
+fn search(value: &Spanned<DeValue<'_>>, offset: usize, path: &Field, found: &mut Field) {
     if value.span().contains(&offset) {
         *found = path.clone();
     }
     match value.get_ref() {
-        DeValue::Table(table) => search_table(table, offset, &path, found),
+        DeValue::Table(table) => search_table(table, offset, path, found),
         DeValue::Array(array) => {
             for (index, value) in array.iter().enumerate() {
-                search(value, offset, path.clone().at(index), found);
+                search(value, offset, &path.clone().at(index), found);
             }
         }
         _ => {}
