@@ -182,8 +182,11 @@ fn usage(error: &clap::Error) -> ExitCode {
         ),
         _ => {
             let text = error.to_string();
-            let lines = text.split("\n\nUsage").next().unwrap_or_default();
-            let line = lines.split_whitespace().collect::<Vec<_>>().join(" ");
+            let end = text.find("\n\nUsage").or_else(|| text.find("\n\nFor more"));
+            let line = text[..end.unwrap_or(text.len())]
+                .split_whitespace()
+                .collect::<Vec<_>>()
+                .join(" ");
             let line = line.strip_prefix("error: ").unwrap_or(&line);
             fail(WRONG, format_args!("{line} (--help says more)"))
         }

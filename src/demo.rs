@@ -46,6 +46,12 @@ pub fn run(shards: u16, port: Option<u16>, command: &[OsString]) -> anyhow::Resu
             bail!("{program} is not on the PATH: apt-get install {package}");
         }
     }
+    if let Some(program) = command.first()
+        && !program.as_encoded_bytes().contains(&b'/')
+        && !on_path(program)
+    {
+        bail!("{} is not on the PATH", program.display());
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -211,14 +217,15 @@ impl Signals {
     }
 }
 
-/// A command that dies with this process.
+/// A command that dies with this process. The shell in between sees to it that this process was
+/// still alive when `setpriv` asked for the signal: an orphan has another parent, and ends.
 fn supervised<S: AsRef<OsStr>>(program: &Path, args: &[S]) -> Command {
+    const GUARD: &str = "[ \"$PPID\" = \"$0\" ] && exec \"$@\"";
     let mut command = Command::new("setpriv");
     command
-        .args(["--pdeathsig", "KILL", "--"])
-        .arg(program)
-        .args(args)
-        .kill_on_drop(true);
+        .args(["--pdeathsig", "KILL", "--", "sh", "-c", GUARD])
+        .arg(std::process::id().to_string());
+    command.arg(program).args(args).kill_on_drop(true);
     command
 }
 
@@ -296,8 +303,9 @@ fn code(status: ExitStatus) -> u8 {
 }
 
 fn configuration(ports: &Ports) -> String {
+    // Two demos must not share a port unnoticed.
     let mut text = format!(
-        "[proxy]\nlisten = [\"127.0.0.1:{}\"]\n[admin]\nlisten = \"127.0.0.1:{}\"\n[commands]\nadmin = true\n",
+        "[proxy]\nlisten = [\"127.0.0.1:{}\"]\nreuse_port = false\n[admin]\nlisten = \"127.0.0.1:{}\"\n[commands]\nadmin = true\n",
         ports.proxy, ports.admin
     );
     for (index, port) in ports.servers.iter().enumerate() {
@@ -333,7 +341,7 @@ fn last_line(log: &Path) -> String {
     line.unwrap_or("it said nothing").trim().to_owned()
 }
 
-fn on_path(program: &str) -> bool {
+fn on_path(program: impl AsRef<Path>) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|directory| directory.join(program).is_file())
+    std::env::split_paths(&path).any(|directory| directory.join(program.as_ref()).is_file())
 }
