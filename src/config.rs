@@ -14,8 +14,10 @@ use crate::topology::{self, Endpoint, Shard};
 
 mod check;
 mod error;
+mod passwords;
 mod source;
 mod value;
+mod warnings;
 
 pub use error::ConfigError;
 pub use value::{NoTls, Secret};
@@ -368,7 +370,8 @@ impl Config {
         let mut config: Self =
             toml::from_str(text).map_err(|error| ConfigError::toml(file, &source, &error))?;
         config.file = file.to_owned();
-        check::check(&mut config)
+        check::check(&config)
+            .and_then(|()| passwords::fetch(&mut config))
             .map_err(|mistake| ConfigError::field(file, &source, &mistake.field, mistake.text))?;
         Ok(config)
     }
@@ -394,7 +397,7 @@ impl Config {
     /// What is allowed but perhaps not meant; one line each.
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
-        check::warnings(self)
+        warnings::warnings(self)
     }
 }
 

@@ -1,12 +1,8 @@
-//! What serde cannot see: ranges, names that must exist or be unique, passwords that must be there.
-
-use std::net::IpAddr;
-use std::path::Path;
+//! What serde cannot see: ranges, and names that must exist or be unique.
 
 use crate::topology::{Endpoint, KeyHash, POINTS_MAX, POINTS_PER_WEIGHT, Pattern, SHARDS_MAX};
 
 use super::source::Field;
-use super::value::Secret;
 use super::{Config, Keyless, PlacementKind, ReadyQuorum};
 
 /// A field, and what would be right.
@@ -15,17 +11,17 @@ pub(super) struct Mistake {
     pub(super) text: String,
 }
 
-type Checked = Result<(), Mistake>;
+pub(super) type Checked = Result<(), Mistake>;
 
-fn mistake<T>(field: Field, text: impl Into<String>) -> Result<T, Mistake> {
+pub(super) fn mistake<T>(field: Field, text: impl Into<String>) -> Result<T, Mistake> {
     Err(Mistake {
         field,
         text: text.into(),
     })
 }
 
-/// Finds the first mistake, and fetches the passwords.
-pub(super) fn check(config: &mut Config) -> Checked {
+/// Finds the first mistake.
+pub(super) fn check(config: &Config) -> Checked {
     proxy(config)?;
     backends(config)?;
     placement(config)?;
@@ -33,8 +29,7 @@ pub(super) fn check(config: &mut Config) -> Checked {
     commands(config)?;
     limits(config)?;
     timeouts(config)?;
-    users(config)?;
-    passwords(config)
+    users(config)
 }
 
 fn proxy(config: &Config) -> Checked {
@@ -235,7 +230,7 @@ fn colocate(config: &Config) -> Checked {
     Ok(())
 }
 
-fn commands(config: &mut Config) -> Checked {
+fn commands(config: &Config) -> Checked {
     let field = |key| Field::of("commands").key(key);
     let commands = &config.commands;
     for (name, target) in &commands.keyless {
@@ -397,94 +392,6 @@ fn users(config: &Config) -> Checked {
     Ok(())
 }
 
-fn passwords(config: &mut Config) -> Checked {
-    let directory = config.file.parent().unwrap_or(Path::new("")).to_owned();
-    for (index, one) in config.backend.iter_mut().enumerate() {
-        let field = Field::of("backend").at(index);
-        fetch(
-            &field,
-            &directory,
-            &mut one.password,
-            one.password_env.as_deref(),
-            one.password_file.as_deref(),
-        )?;
-        if one.username.is_some() && one.password.is_none() {
-            return mistake(
-                field.key("username"),
-                "needs password, password_env or password_file beside it",
-            );
-        }
-    }
-    for (index, one) in config.user.iter_mut().enumerate() {
-        let field = Field::of("user").at(index);
-        fetch(
-            &field,
-            &directory,
-            &mut one.password,
-            one.password_env.as_deref(),
-            one.password_file.as_deref(),
-        )?;
-    }
-    Ok(())
-}
-
-/// Puts the password where it is looked for, from whichever place it is kept in.
-fn fetch(
-    field: &Field,
-    directory: &Path,
-    password: &mut Option<Secret>,
-    env: Option<&str>,
-    file: Option<&Path>,
-) -> Checked {
-    let field = |key| field.clone().key(key);
-    let (key, found) = match (&*password, env, file) {
-        (None, None, None) => return Ok(()),
-        (Some(given), None, None) => ("password", given.reveal().to_owned()),
-        (None, Some(name), None) => match std::env::var(name) {
-            Ok(found) => ("password_env", found),
-            Err(std::env::VarError::NotPresent) => {
-                let text =
-                    format!("must name an environment variable that is set, {name:?} is not");
-                return mistake(field("password_env"), text);
-            }
-            Err(std::env::VarError::NotUnicode(_)) => {
-                return mistake(
-                    field("password_env"),
-                    format!("must be UTF-8 text, {name:?} is not"),
-                );
-            }
-        },
-        (None, None, Some(file)) => {
-            let path = directory.join(file);
-            match std::fs::read_to_string(&path) {
-                Ok(text) => (
-                    "password_file",
-                    text.lines().next().unwrap_or_default().to_owned(),
-                ),
-                Err(error) => {
-                    let text = format!("cannot be read: {}: {error}", path.display());
-                    return mistake(field("password_file"), text);
-                }
-            }
-        }
-        _ => {
-            return mistake(
-                field(if env.is_some() {
-                    "password_env"
-                } else {
-                    "password_file"
-                }),
-                "must be the only one: give password, password_env or password_file",
-            );
-        }
-    };
-    if found.is_empty() {
-        return mistake(field(key), "must not be an empty password");
-    }
-    *password = Some(Secret::new(found));
-    Ok(())
-}
-
 fn range(field: Field, number: u32, least: u32, most: u32) -> Checked {
     if (least..=most).contains(&number) {
         return Ok(());
@@ -528,62 +435,4 @@ fn names(config: &Config) -> String {
         names.push("...");
     }
     names.join(", ")
-}
-
-/// What is allowed but perhaps not meant.
-pub(super) fn warnings(config: &Config) -> Vec<String> {
-    let mut warnings = Vec::new();
-    if config.user.is_empty() {
-        for listen in config
-            .proxy
-            .listen
-            .iter()
-            .filter(|listen| !is_local(listen))
-        {
-            warnings.push(format!(
-                "proxy.listen: {listen} is reachable from other machines and there is no [[user]]: \
-                 anybody there can read and change everything"
-            ));
-        }
-    }
-    if let Some(listen) = config
-        .admin
-        .listen
-        .as_ref()
-        .filter(|listen| !is_local(listen))
-    {
-        warnings.push(format!(
-            "admin.listen: {listen} is reachable from other machines; it asks for no password"
-        ));
-    }
-    if !config.user.is_empty() && config.commands.admin {
-        warnings
-            .push("commands.admin: has no effect, because there are [[user]] sections".to_owned());
-    }
-    let weights = config.backend.iter().map(|one| one.weight);
-    if let (Some(least), Some(most)) = (weights.clone().min(), weights.max())
-        && most >= least.saturating_mul(10)
-    {
-        warnings.push(format!(
-            "backend.weight: weights of {least} to {most} are very unequal"
-        ));
-    }
-    let cores = std::thread::available_parallelism().map_or(u32::MAX, |cores| cores.get() as u32);
-    if config.proxy.threads > cores {
-        warnings.push(format!(
-            "proxy.threads: {} workers on {cores} cores only take turns",
-            config.proxy.threads
-        ));
-    }
-    warnings
-}
-
-/// Whether only this machine reaches an address.
-fn is_local(endpoint: &Endpoint) -> bool {
-    match endpoint {
-        Endpoint::Unix(_) => true,
-        Endpoint::Tcp { host, .. } => {
-            host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
-        }
-    }
 }
