@@ -107,7 +107,7 @@ pub enum Endpoint {
 }
 
 impl Topology {
-    /// The topology of `spec`. Takes milliseconds, seconds for the largest rings: it is no work for
+    /// The topology of `spec`. Takes milliseconds, a second for the largest rings: it is no work for
     /// a thread that moves data.
     ///
     /// # Errors

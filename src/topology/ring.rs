@@ -14,7 +14,7 @@ use super::{SLOTS, Shard, ShardId, Slot};
 /// A shard's points on the ring for each unit of its weight.
 pub const POINTS_PER_WEIGHT: u64 = 160;
 
-/// Points of all shards together: building a ring is quadratic in them, and this many take seconds.
+/// Points of all shards together: building a ring is quadratic in them, and this many take about a second.
 pub const POINTS_MAX: u64 = 64_000;
 
 /// No shard owns more than this many hundredths of its fair share of slots (rounded up to a slot).
