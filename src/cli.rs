@@ -39,17 +39,13 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Run the proxy
-    #[command(
-        long_about = "Runs the proxy until SIGTERM or SIGINT. Logs go to standard error, one line an event; \
-                      the line \"listening\" says that clients can connect, and where."
-    )]
+    #[command(long_about = "Runs the proxy until SIGTERM or SIGINT. Logs go to standard error, one line an event; \
+                      the line \"listening\" says that clients can connect, and where.")]
     Run(File),
     /// Say what a configuration means, without connecting
-    #[command(
-        long_about = "Reads a configuration and prints its shards, their addresses and shares of the keys, and \
+    #[command(long_about = "Reads a configuration and prints its shards, their addresses and shares of the keys, and \
                       warnings about what is allowed but perhaps not meant. Opens no socket, so it can be run \
-                      anywhere, before a deployment for example. Exit code 2 if the configuration is wrong."
-    )]
+                      anywhere, before a deployment for example. Exit code 2 if the configuration is wrong.")]
     Check(File),
     /// Say where keys live, and why
     #[command(
@@ -116,11 +112,7 @@ pub fn main() -> ExitCode {
             Ok((_, topology)) => written(locate::report(&topology, &keys)),
             Err(code) => code,
         },
-        Verb::Demo {
-            shards,
-            port,
-            command,
-        } => match demo::run(shards, port, &command) {
+        Verb::Demo { shards, port, command } => match demo::run(shards, port, &command) {
             Ok(code) => ExitCode::from(code),
             Err(error) => fail(FAILED, format_args!("{error:#}")),
         },
@@ -155,14 +147,10 @@ fn logs(level: LogLevel, format: LogFormat) {
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
     };
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_writer(io::stderr);
+    let subscriber = tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr);
     match format {
         LogFormat::Text => {
-            subscriber
-                .with_ansi(io::IsTerminal::is_terminal(&io::stderr()))
-                .init();
+            subscriber.with_ansi(io::IsTerminal::is_terminal(&io::stderr())).init();
         }
         LogFormat::Json => subscriber.json().flatten_event(true).init(),
     }
@@ -176,17 +164,13 @@ fn usage(error: &clap::Error) -> ExitCode {
             error.print().ok();
             ExitCode::SUCCESS
         }
-        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => fail(
-            WRONG,
-            format_args!("what shall it do? Say run, check, locate, demo, or --help"),
-        ),
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            fail(WRONG, format_args!("what shall it do? Say run, check, locate, demo, or --help"))
+        }
         _ => {
             let text = error.to_string();
             let end = text.find("\n\nUsage").or_else(|| text.find("\n\nFor more"));
-            let line = text[..end.unwrap_or(text.len())]
-                .split_whitespace()
-                .collect::<Vec<_>>()
-                .join(" ");
+            let line = text[..end.unwrap_or(text.len())].split_whitespace().collect::<Vec<_>>().join(" ");
             let line = line.strip_prefix("error: ").unwrap_or(&line);
             fail(WRONG, format_args!("{line} (--help says more)"))
         }
@@ -195,9 +179,7 @@ fn usage(error: &clap::Error) -> ExitCode {
 
 fn written(result: io::Result<()>) -> ExitCode {
     match result {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            fail(FAILED, format_args!("cannot write: {error}"))
-        }
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => fail(FAILED, format_args!("cannot write: {error}")),
         _ => ExitCode::SUCCESS,
     }
 }

@@ -356,8 +356,7 @@ impl Config {
     /// # Errors
     /// The file cannot be read, or something in it is wrong: the first mistake, in one line.
     pub fn load(file: &Path) -> Result<Self, ConfigError> {
-        let text =
-            std::fs::read_to_string(file).map_err(|error| ConfigError::unread(file, &error))?;
+        let text = std::fs::read_to_string(file).map_err(|error| ConfigError::unread(file, &error))?;
         Self::parse(file, &text)
     }
 
@@ -367,8 +366,7 @@ impl Config {
     /// Something in the text is wrong: the first mistake, in one line.
     pub fn parse(file: &Path, text: &str) -> Result<Self, ConfigError> {
         let source = source::Source::new(text);
-        let mut config: Self =
-            toml::from_str(text).map_err(|error| ConfigError::toml(file, &source, &error))?;
+        let mut config: Self = toml::from_str(text).map_err(|error| ConfigError::toml(file, &source, &error))?;
         config.file = file.to_owned();
         check::check(&config)
             .and_then(|()| passwords::fetch(&mut config))
@@ -386,10 +384,7 @@ impl Config {
             colocate: self
                 .colocate
                 .iter()
-                .map(|rule| topology::Colocate {
-                    pattern: rule.pattern.clone(),
-                    shard: rule.shard.clone(),
-                })
+                .map(|rule| topology::Colocate { pattern: rule.pattern.clone(), shard: rule.shard.clone() })
                 .collect(),
         }
     }
@@ -403,11 +398,7 @@ impl Config {
 
 impl Backend {
     fn shard(&self) -> Shard {
-        Shard {
-            name: self.name.clone(),
-            endpoint: self.address.clone(),
-            weight: self.weight,
-        }
+        Shard { name: self.name.clone(), endpoint: self.address.clone(), weight: self.weight }
     }
 }
 
@@ -416,10 +407,7 @@ impl Placement {
     fn kind(&self) -> topology::Kind {
         let hash = self.hash.as_deref().and_then(topology::KeyHash::named);
         let hash = hash.unwrap_or(topology::KeyHash::Fnv1ax64);
-        let hash_tag = self
-            .hash_tag
-            .as_deref()
-            .and_then(|tag| tag.as_bytes().try_into().ok());
+        let hash_tag = self.hash_tag.as_deref().and_then(|tag| tag.as_bytes().try_into().ok());
         match self.kind {
             PlacementKind::Slots => topology::Kind::Slots,
             PlacementKind::Ketama => topology::Kind::Ketama { hash, hash_tag },
@@ -431,10 +419,7 @@ impl Placement {
 impl Default for Proxy {
     fn default() -> Self {
         Self {
-            listen: vec![Endpoint::Tcp {
-                host: "127.0.0.1".to_owned(),
-                port: 7379,
-            }],
+            listen: vec![Endpoint::Tcp { host: "127.0.0.1".to_owned(), port: 7379 }],
             threads: 1,
             backlog: 1024,
             reuse_port: true,
@@ -444,13 +429,7 @@ impl Default for Proxy {
 
 impl Default for Placement {
     fn default() -> Self {
-        Self {
-            home: None,
-            kind: PlacementKind::Slots,
-            hash: None,
-            hash_tag: None,
-            version: 1,
-        }
+        Self { home: None, kind: PlacementKind::Slots, hash: None, hash_tag: None, version: 1 }
     }
 }
 

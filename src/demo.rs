@@ -37,11 +37,7 @@ const STOP_MAX: Duration = Duration::from_secs(12);
 /// A server or the proxy cannot be started, or ends early.
 pub fn run(shards: u16, port: Option<u16>, command: &[OsString]) -> anyhow::Result<u8> {
     for program in ["redis-server", "setpriv"] {
-        let package = if program == "setpriv" {
-            "util-linux"
-        } else {
-            program
-        };
+        let package = if program == "setpriv" { "util-linux" } else { program };
         if !on_path(program) {
             bail!("{program} is not on the PATH: apt-get install {package}");
         }
@@ -52,9 +48,7 @@ pub fn run(shards: u16, port: Option<u16>, command: &[OsString]) -> anyhow::Resu
     {
         bail!("{} is not on the PATH", program.display());
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         // Before the first child, so that no signal finds the demo without its ear.
         let mut signals = Signals::new()?;
@@ -108,17 +102,10 @@ impl Demo {
         let program = std::env::current_exe().context("cannot find the ringway program")?;
         let args = [OsStr::new("run"), OsStr::new("-c"), config.as_os_str()];
         let mut proxy = supervised(&program, &args);
-        proxy
-            .process_group(0)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null());
+        proxy.process_group(0).stdin(Stdio::null()).stdout(Stdio::null());
         proxy.stderr(fs::File::create(&log)?);
-        let proxy = self
-            .proxy
-            .insert(proxy.spawn().context("cannot start the proxy")?);
-        answers(proxy, ports.proxy, &log)
-            .await
-            .context("the proxy")?;
+        let proxy = self.proxy.insert(proxy.spawn().context("cannot start the proxy")?);
+        answers(proxy, ports.proxy, &log).await.context("the proxy")?;
 
         if command.is_empty() {
             // Without a reader there is nobody to tell, and the demo goes on.
@@ -128,9 +115,7 @@ impl Demo {
         }
         let mut child = supervised(command[0].as_ref(), &command[1..]);
         child.env("REDIS_URL", format!("redis://127.0.0.1:{}", ports.proxy));
-        let child = self
-            .command
-            .insert(child.spawn().context("cannot start the command")?);
+        let child = self.command.insert(child.spawn().context("cannot start the command")?);
         let status = child.wait().await?;
         Ok(code(status))
     }
@@ -159,20 +144,12 @@ impl Ports {
             Some(port) => bind(port).with_context(|| format!("port {port}"))?,
             None => bind(PORT).or_else(|_| bind(0))?,
         };
-        let others = (0..=shards)
-            .map(|_| bind(0))
-            .collect::<io::Result<Vec<_>>>()?;
+        let others = (0..=shards).map(|_| bind(0)).collect::<io::Result<Vec<_>>>()?;
         // All are held until all are chosen: no two are the same.
         let mut ports = others.iter().map(|one| Ok(one.local_addr()?.port()));
-        let admin = ports
-            .next()
-            .unwrap_or_else(|| Err(io::ErrorKind::AddrInUse.into()))?;
+        let admin = ports.next().unwrap_or_else(|| Err(io::ErrorKind::AddrInUse.into()))?;
         let servers = ports.collect::<io::Result<Vec<_>>>()?;
-        Ok(Self {
-            proxy: proxy.local_addr()?.port(),
-            admin,
-            servers,
-        })
+        Ok(Self { proxy: proxy.local_addr()?.port(), admin, servers })
     }
 }
 
@@ -200,11 +177,7 @@ struct Signals([(SignalKind, Signal); 3]);
 impl Signals {
     fn new() -> io::Result<Self> {
         let listen = |kind| Ok::<_, io::Error>((kind, signal(kind)?));
-        Ok(Self([
-            listen(SignalKind::interrupt())?,
-            listen(SignalKind::terminate())?,
-            listen(SignalKind::hangup())?,
-        ]))
+        Ok(Self([listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?, listen(SignalKind::hangup())?]))
     }
 
     async fn next(&mut self) -> SignalKind {
@@ -222,9 +195,7 @@ impl Signals {
 fn supervised<S: AsRef<OsStr>>(program: &Path, args: &[S]) -> Command {
     const GUARD: &str = "[ \"$PPID\" = \"$0\" ] && exec \"$@\"";
     let mut command = Command::new("setpriv");
-    command
-        .args(["--pdeathsig", "KILL", "--", "sh", "-c", GUARD])
-        .arg(std::process::id().to_string());
+    command.args(["--pdeathsig", "KILL", "--", "sh", "-c", GUARD]).arg(std::process::id().to_string());
     command.arg(program).args(args).kill_on_drop(true);
     command
 }
@@ -233,24 +204,10 @@ fn supervised<S: AsRef<OsStr>>(program: &Path, args: &[S]) -> Command {
 fn server(directory: &Path, index: usize, port: u16) -> anyhow::Result<Child> {
     let log = directory.join(format!("redis-{index}.log"));
     let port = port.to_string();
-    let args = [
-        "--port",
-        &port,
-        "--bind",
-        "127.0.0.1",
-        "--save",
-        "",
-        "--appendonly",
-        "no",
-    ];
+    let args = ["--port", &port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"];
     let mut command = supervised(Path::new("redis-server"), &args);
-    command
-        .process_group(0)
-        .current_dir(directory)
-        .stdin(Stdio::null());
-    command
-        .stdout(fs::File::create(&log)?)
-        .stderr(Stdio::null());
+    command.process_group(0).current_dir(directory).stdin(Stdio::null());
+    command.stdout(fs::File::create(&log)?).stderr(Stdio::null());
     command.spawn().context("cannot start redis-server")
 }
 
@@ -261,18 +218,11 @@ async fn answers(child: &mut Child, port: u16, log: &Path) -> anyhow::Result<()>
         if let Some(status) = child.try_wait()? {
             bail!("ended at its start ({status}): {}", last_line(log));
         }
-        if matches!(
-            timeout(Duration::from_secs(1), ping(port)).await,
-            Ok(Ok(true))
-        ) {
+        if matches!(timeout(Duration::from_secs(1), ping(port)).await, Ok(Ok(true))) {
             return Ok(());
         }
         if Instant::now() > deadline {
-            bail!(
-                "no answer on port {port} in {} s: {}",
-                START_MAX.as_secs(),
-                last_line(log)
-            );
+            bail!("no answer on port {port} in {} s: {}", START_MAX.as_secs(), last_line(log));
         }
         sleep(Duration::from_millis(10)).await;
     }
@@ -296,9 +246,7 @@ async fn ended(mut child: Child) -> u8 {
 
 /// An exit code as a shell would give it.
 fn code(status: ExitStatus) -> u8 {
-    let code = status
-        .code()
-        .or_else(|| status.signal().map(|signal| 128 + signal));
+    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
     code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1)
 }
 
@@ -315,11 +263,7 @@ fn configuration(ports: &Ports) -> String {
 }
 
 fn welcome(ports: &Ports) -> String {
-    let Ports {
-        proxy,
-        admin,
-        servers,
-    } = ports;
+    let Ports { proxy, admin, servers } = ports;
     let one = servers.first().copied().unwrap_or_default();
     let servers: Vec<String> = servers.iter().map(ToString::to_string).collect();
     format!(

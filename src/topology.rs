@@ -68,11 +68,7 @@ enum Placement {
     /// Slots behind rules.
     Ruled(Box<[ShardId; SLOTS]>),
     /// twemproxy's; the distribution is nothing for a single shard, which hashes nothing.
-    Twemproxy {
-        hash: KeyHash,
-        hash_tag: Option<[u8; 2]>,
-        distribution: Distribution,
-    },
+    Twemproxy { hash: KeyHash, hash_tag: Option<[u8; 2]>, distribution: Distribution },
 }
 
 #[derive(Clone, Debug)]
@@ -117,9 +113,7 @@ impl Topology {
         let named = |name: &str| spec.shards.iter().position(|shard| shard.name == name);
         let home = match &spec.home {
             None => 0,
-            Some(name) => {
-                named(name).ok_or_else(|| TopologyError::UnknownHome { name: name.clone() })?
-            }
+            Some(name) => named(name).ok_or_else(|| TopologyError::UnknownHome { name: name.clone() })?,
         };
         let home = ShardId(home as u16);
         let mut rules = Vec::with_capacity(spec.colocate.len());
@@ -135,38 +129,25 @@ impl Topology {
                 Some(name) => match named(name) {
                     Some(shard) => Some(ShardId(shard as u16)),
                     None => {
-                        return Err(TopologyError::UnknownShard {
-                            index,
-                            name: name.to_owned(),
-                        });
+                        return Err(TopologyError::UnknownShard { index, name: name.to_owned() });
                     }
                 },
             };
-            rules.push(Rule {
-                text: rule.pattern.clone(),
-                pattern,
-                pinned,
-            });
+            rules.push(Rule { text: rule.pattern.clone(), pattern, pinned });
         }
 
         let placement = match spec.kind {
             Kind::Slots if ring::points(&spec.shards) > POINTS_MAX => {
-                return Err(TopologyError::TooManyPoints {
-                    points: ring::points(&spec.shards),
-                });
+                return Err(TopologyError::TooManyPoints { points: ring::points(&spec.shards) });
             }
             Kind::Slots if rules.is_empty() => Placement::Plain(ring::place(&spec.shards)),
             Kind::Slots => Placement::Ruled(ring::place(&spec.shards)),
-            Kind::Ketama { hash, hash_tag } => Placement::Twemproxy {
-                hash,
-                hash_tag,
-                distribution: Distribution::ketama(&spec.shards),
-            },
-            Kind::Modula { hash, hash_tag } => Placement::Twemproxy {
-                hash,
-                hash_tag,
-                distribution: Distribution::modula(&spec.shards),
-            },
+            Kind::Ketama { hash, hash_tag } => {
+                Placement::Twemproxy { hash, hash_tag, distribution: Distribution::ketama(&spec.shards) }
+            }
+            Kind::Modula { hash, hash_tag } => {
+                Placement::Twemproxy { hash, hash_tag, distribution: Distribution::modula(&spec.shards) }
+            }
         };
         let mut slots = vec![0; spec.shards.len()];
         if let Placement::Plain(table) | Placement::Ruled(table) = &placement {
@@ -174,14 +155,7 @@ impl Topology {
                 slots[shard.0 as usize] += 1;
             }
         }
-        Ok(Self {
-            version,
-            shards: spec.shards.clone(),
-            home,
-            placement,
-            rules,
-            slots,
-        })
+        Ok(Self { version, shards: spec.shards.clone(), home, placement, rules, slots })
     }
 
     /// The number of this snapshot, which grows with every change.
@@ -238,9 +212,7 @@ impl Topology {
     #[must_use]
     pub fn owner(&self, slot: Slot) -> Option<ShardId> {
         match &self.placement {
-            Placement::Plain(table) | Placement::Ruled(table) => {
-                table.get(slot.0 as usize).copied()
-            }
+            Placement::Plain(table) | Placement::Ruled(table) => table.get(slot.0 as usize).copied(),
             Placement::Twemproxy { .. } => None,
         }
     }
@@ -255,9 +227,7 @@ impl Topology {
     #[must_use]
     pub fn share(&self, shard: ShardId) -> f64 {
         match &self.placement {
-            Placement::Plain(_) | Placement::Ruled(_) => {
-                f64::from(self.slots_of(shard)) / SLOTS as f64
-            }
+            Placement::Plain(_) | Placement::Ruled(_) => f64::from(self.slots_of(shard)) / SLOTS as f64,
             Placement::Twemproxy { .. } if self.shards.len() == 1 => 1.0,
             Placement::Twemproxy { distribution, .. } => distribution.share(shard),
         }
@@ -274,16 +244,9 @@ impl Topology {
                 (Some(slot), table[slot.0 as usize])
             }
             Placement::Twemproxy { .. } if self.shards.len() == 1 => (None, ShardId(0)),
-            Placement::Twemproxy {
-                hash, distribution, ..
-            } => (None, distribution.shard(hash.of(tag))),
+            Placement::Twemproxy { hash, distribution, .. } => (None, distribution.shard(hash.of(tag))),
         };
-        Location {
-            tag,
-            slot,
-            shard,
-            why,
-        }
+        Location { tag, slot, shard, why }
     }
 
     /// The bytes of `key` that are hashed: its own tag, else the first rule's that matches.
@@ -357,34 +320,19 @@ mod tests {
     fn spec(names: &[&str]) -> Spec {
         let shard = |name: &&str| Shard {
             name: (*name).to_owned(),
-            endpoint: Endpoint::Tcp {
-                host: "127.0.0.1".to_owned(),
-                port: 7001,
-            },
+            endpoint: Endpoint::Tcp { host: "127.0.0.1".to_owned(), port: 7001 },
             weight: 1,
         };
-        Spec {
-            shards: names.iter().map(shard).collect(),
-            home: None,
-            kind: Kind::Slots,
-            colocate: vec![],
-        }
+        Spec { shards: names.iter().map(shard).collect(), home: None, kind: Kind::Slots, colocate: vec![] }
     }
 
     fn rule(pattern: &str, shard: Option<&str>) -> Colocate {
-        Colocate {
-            pattern: pattern.to_owned(),
-            shard: shard.map(str::to_owned),
-        }
+        Colocate { pattern: pattern.to_owned(), shard: shard.map(str::to_owned) }
     }
 
     fn slot_is(key: &str, number: u16) {
         let topology = Topology::build(&spec(&["a", "b"]), 1).unwrap();
-        assert_eq!(
-            topology.slot_of(key.as_bytes()),
-            Some(Slot(number)),
-            "{key}"
-        );
+        assert_eq!(topology.slot_of(key.as_bytes()), Some(Slot(number)), "{key}");
     }
 
     #[test]
@@ -404,12 +352,8 @@ mod tests {
     fn a_tag_in_the_key_wins_then_the_first_rule() {
         let mut spec = spec(&["a", "b", "c"]);
         spec.home = Some("b".to_owned());
-        spec.colocate = vec![
-            rule("bull:{*}:*", None),
-            rule("bull:*", None),
-            rule("lock:*", Some("home")),
-            rule("*:c", Some("c")),
-        ];
+        spec.colocate =
+            vec![rule("bull:{*}:*", None), rule("bull:*", None), rule("lock:*", Some("home")), rule("*:c", Some("c"))];
         let topology = Topology::build(&spec, 7).unwrap();
         let check = |key: &'static str, tag: &str, why: Why<'static>| {
             let found = topology.locate(key.as_bytes());
@@ -430,14 +374,8 @@ mod tests {
     #[test]
     fn rules_do_not_move_the_slots() {
         let plain = spec(&["a", "b", "c"]);
-        let ruled = Spec {
-            colocate: vec![rule("q:*", None)],
-            ..plain.clone()
-        };
-        let (plain, ruled) = (
-            Topology::build(&plain, 1).unwrap(),
-            Topology::build(&ruled, 1).unwrap(),
-        );
+        let ruled = Spec { colocate: vec![rule("q:*", None)], ..plain.clone() };
+        let (plain, ruled) = (Topology::build(&plain, 1).unwrap(), Topology::build(&ruled, 1).unwrap());
         for slot in (0..SLOTS as u16).map(Slot) {
             assert_eq!(plain.owner(slot), ruled.owner(slot));
         }
@@ -450,22 +388,10 @@ mod tests {
             change(&mut spec);
             assert_eq!(Topology::build(&spec, 1).unwrap_err().to_string(), error);
         }
-        check(
-            |s| s.shards.clear(),
-            "there is no shard: at least one is needed",
-        );
-        check(
-            |s| s.shards[1].weight = 0,
-            "shard 1 (\"b\") has the weight 0: at least 1 is needed",
-        );
-        check(
-            |s| s.shards[1].name = "a".into(),
-            "shard 1 has the name of an earlier one: \"a\"",
-        );
-        check(
-            |s| s.home = Some("z".into()),
-            "the home shard is called \"z\", but no shard is",
-        );
+        check(|s| s.shards.clear(), "there is no shard: at least one is needed");
+        check(|s| s.shards[1].weight = 0, "shard 1 (\"b\") has the weight 0: at least 1 is needed");
+        check(|s| s.shards[1].name = "a".into(), "shard 1 has the name of an earlier one: \"a\"");
+        check(|s| s.home = Some("z".into()), "the home shard is called \"z\", but no shard is");
         check(
             |s| s.shards[0].weight = 400,
             "the weights add up to 64160 points on the ring (160 for each unit): 64000 are the most",
@@ -474,9 +400,6 @@ mod tests {
             |s| s.colocate.push(rule("a*", Some("z"))),
             "colocate rule 0 names the shard \"z\", but no shard is called so",
         );
-        check(
-            |s| s.colocate.push(rule("", None)),
-            "colocate rule 0: the pattern must not be empty",
-        );
+        check(|s| s.colocate.push(rule("", None)), "colocate rule 0: the pattern must not be empty");
     }
 }

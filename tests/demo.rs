@@ -1,9 +1,6 @@
 //! `ringway demo`: real servers behind the proxy, and nothing left of them, however it ends.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "helpers of tests fail the test that calls them"
-)]
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail the test that calls them")]
 
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
@@ -14,19 +11,9 @@ use std::time::{Duration, Instant};
 fn demo(directory: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ringway"));
     // A port of the kernel's choice: demos of other tests may hold the default one.
-    let port = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
-    command
-        .args(["demo", "--shards", "2", "--port", &port.to_string()])
-        .args(args)
-        .env("TMPDIR", directory);
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    command.args(["demo", "--shards", "2", "--port", &port.to_string()]).args(args).env("TMPDIR", directory);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
 
@@ -35,8 +22,7 @@ fn alive(directory: &Path) -> Vec<String> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
         let path = entry.path();
-        let inside =
-            std::fs::read_link(path.join("cwd")).is_ok_and(|cwd| cwd.starts_with(directory));
+        let inside = std::fs::read_link(path.join("cwd")).is_ok_and(|cwd| cwd.starts_with(directory));
         let line = std::fs::read(path.join("cmdline")).unwrap_or_default();
         let line = String::from_utf8_lossy(&line).replace('\0', " ");
         if inside || line.contains(directory.to_str().unwrap()) {
@@ -66,10 +52,7 @@ fn waiting(directory: &Path) -> (Child, String) {
 }
 
 fn send(signal: &str, child: &Child) {
-    let status = Command::new("kill")
-        .args([signal, &child.id().to_string()])
-        .status()
-        .unwrap();
+    let status = Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
     assert!(status.success());
 }
 
@@ -77,9 +60,7 @@ fn send(signal: &str, child: &Child) {
 fn a_command_finds_the_proxy_and_its_exit_code_is_passed_on() {
     let dir = tempfile::tempdir().unwrap();
     let script = "redis-cli -u $REDIS_URL ping; exit 7";
-    let output = demo(dir.path(), &["--", "sh", "-c", script])
-        .output()
-        .unwrap();
+    let output = demo(dir.path(), &["--", "sh", "-c", script]).output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     assert_eq!(output.status.code(), Some(7), "{}", text(&output.stderr));
     assert_eq!(text(&output.stdout), "PONG\n");
@@ -97,11 +78,7 @@ fn signals_leave_nothing_behind() {
         send(signal, &child);
         assert_eq!(child.wait().unwrap().code(), Some(0), "{signal}");
         assert_eq!(alive(dir.path()), Vec::<String>::new(), "{signal}");
-        assert_eq!(
-            std::fs::read_dir(dir.path()).unwrap().count(),
-            0,
-            "{signal}"
-        );
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "{signal}");
     }
 }
 
@@ -111,22 +88,14 @@ fn no_process_outlives_a_killed_demo() {
     let (mut child, _) = waiting(dir.path());
     send("-KILL", &child);
     child.wait().unwrap();
-    until("the servers and the proxy to end", || {
-        alive(dir.path()).is_empty()
-    });
+    until("the servers and the proxy to end", || alive(dir.path()).is_empty());
 }
 
 #[test]
 fn what_is_missing_is_named_with_its_package() {
     let dir = tempfile::tempdir().unwrap();
-    let output = demo(dir.path(), &[])
-        .env("PATH", "/nowhere")
-        .output()
-        .unwrap();
+    let output = demo(dir.path(), &[]).env("PATH", "/nowhere").output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     let err = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(
-        err,
-        "ringway: redis-server is not on the PATH: apt-get install redis-server\n"
-    );
+    assert_eq!(err, "ringway: redis-server is not on the PATH: apt-get install redis-server\n");
 }

@@ -1,9 +1,6 @@
 //! Placement is a contract with the data on disk: golden file, bounds, and the real servers' word.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "helpers of tests fail the test that calls them"
-)]
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail the test that calls them")]
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -21,26 +18,14 @@ fn shards<S: AsRef<str>>(named: &[(S, u32)]) -> Vec<Shard> {
         .iter()
         .map(|(name, weight)| Shard {
             name: name.as_ref().to_owned(),
-            endpoint: Endpoint::Tcp {
-                host: "127.0.0.1".to_owned(),
-                port: 7001,
-            },
+            endpoint: Endpoint::Tcp { host: "127.0.0.1".to_owned(), port: 7001 },
             weight: *weight,
         })
         .collect()
 }
 
 fn topology(shards: Vec<Shard>, kind: Kind) -> Topology {
-    Topology::build(
-        &Spec {
-            shards,
-            home: None,
-            kind,
-            colocate: vec![],
-        },
-        1,
-    )
-    .unwrap()
+    Topology::build(&Spec { shards, home: None, kind, colocate: vec![] }, 1).unwrap()
 }
 
 fn slots<S: AsRef<str>>(named: &[(S, u32)]) -> Topology {
@@ -48,9 +33,7 @@ fn slots<S: AsRef<str>>(named: &[(S, u32)]) -> Topology {
 }
 
 fn owners(topology: &Topology) -> Vec<ShardId> {
-    (0..SLOTS as u16)
-        .map(|slot| topology.owner(Slot(slot)).unwrap())
-        .collect()
+    (0..SLOTS as u16).map(|slot| topology.owner(Slot(slot)).unwrap()).collect()
 }
 
 /// Keys of the shapes that applications use, the same in every run.
@@ -69,15 +52,9 @@ fn keys(count: usize) -> Vec<Vec<u8>> {
             2 => format!("cart:{{{}}}:items", draw() % 10_000).into_bytes(),
             3 => format!("{index}").into_bytes(),
             4 => format!("a{{}}{}", draw() % 1000).into_bytes(),
-            5 => (0..1 + draw() % 40)
-                .map(|_| b'a' + (draw() % 26) as u8)
-                .collect(),
+            5 => (0..1 + draw() % 40).map(|_| b'a' + (draw() % 26) as u8).collect(),
             6 => format!("größe:{}:ключ", draw() % 100_000).into_bytes(),
-            _ => (0..1 + draw() % 20)
-                .map(|_| draw() as u8)
-                .filter(|b| *b > b' ')
-                .chain([b'z'])
-                .collect(),
+            _ => (0..1 + draw() % 20).map(|_| draw() as u8).filter(|b| *b > b' ').chain([b'z']).collect(),
         })
         .collect()
 }
@@ -130,9 +107,7 @@ fn shares_and_moves_stay_in_their_bounds() {
     let (median, most) = (moves[moves.len() / 2], moves[moves.len() * 49 / 50]);
     let worst = moves[moves.len() - 1];
     println!("fullest {fullest:.3} emptiest {emptiest:.3} of a fair share");
-    println!(
-        "adding a shard moves {median:.3} (median) {most:.3} (98 of 100) {worst:.3} (most) of 16384/(n+1)"
-    );
+    println!("adding a shard moves {median:.3} (median) {most:.3} (98 of 100) {worst:.3} (most) of 16384/(n+1)");
     assert!(fullest <= 1.06, "{fullest}");
     assert!(emptiest >= 0.78, "{emptiest}");
     assert!(median <= 1.25, "{median}");
@@ -171,11 +146,7 @@ fn a_thousand_keys_stay_where_they_are() {
     let columns = [
         slots(&[("a", 1), ("b", 1), ("c", 1)]),
         slots(&[("r1", 1), ("r2", 1), ("r3", 1), ("r4", 1)]),
-        slots(
-            &(0..10)
-                .map(|i| (format!("redis-{i}"), 1))
-                .collect::<Vec<_>>(),
-        ),
+        slots(&(0..10).map(|i| (format!("redis-{i}"), 1)).collect::<Vec<_>>()),
         slots(&[("small", 1), ("middle", 2), ("large", 5)]),
     ];
     let mut text = String::from(
@@ -218,28 +189,14 @@ impl Drop for Process {
 fn spawn(program: &str, args: &[&str], dir: &Path) -> Process {
     let log = std::fs::File::create(dir.join(format!("{program}.log"))).unwrap();
     let mut command = Command::new("setpriv");
-    command
-        .args(["--pdeathsig", "KILL", program])
-        .args(args)
-        .current_dir(dir);
-    command
-        .stdin(Stdio::null())
-        .stdout(log.try_clone().unwrap())
-        .stderr(log);
-    Process(
-        command
-            .spawn()
-            .unwrap_or_else(|error| panic!("{program}: {error}")),
-    )
+    command.args(["--pdeathsig", "KILL", program]).args(args).current_dir(dir);
+    command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+    Process(command.spawn().unwrap_or_else(|error| panic!("{program}: {error}")))
 }
 
 /// A port of the kernel's choice.
 fn port() -> u16 {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 fn until<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
@@ -290,16 +247,7 @@ impl<S: Read + Write> Asker<S> {
 fn slots_are_what_a_cluster_server_says() {
     let dir = tempfile::tempdir().unwrap();
     let (redis, bus) = (port().to_string(), port().to_string());
-    let args = [
-        "--port",
-        &redis,
-        "--cluster-enabled",
-        "yes",
-        "--cluster-port",
-        &bus,
-        "--save",
-        "",
-    ];
+    let args = ["--port", &redis, "--cluster-enabled", "yes", "--cluster-port", &bus, "--save", ""];
     let _server = spawn("redis-server", &args, dir.path());
     let address = format!("127.0.0.1:{redis}");
     let stream = until("a cluster server", || TcpStream::connect(&address).ok());
@@ -311,24 +259,13 @@ fn slots_are_what_a_cluster_server_says() {
         server.ask(&part.iter().map(|key| ask(key)).collect::<Vec<_>>());
         for key in part {
             let slot = topology.slot_of(key).unwrap();
-            assert_eq!(
-                server.line(),
-                format!(":{}", slot.0),
-                "{}",
-                key.escape_ascii()
-            );
+            assert_eq!(server.line(), format!(":{}", slot.0), "{}", key.escape_ascii());
         }
     }
 }
 
 /// Servers with names of several lengths and with weights: twemproxy orders and rounds by them.
-const POOL: [(&str, u32); 5] = [
-    ("server10", 1),
-    ("b", 3),
-    ("server2", 1),
-    ("alpha", 2),
-    ("a", 1),
-];
+const POOL: [(&str, u32); 5] = [("server10", 1), ("b", 3), ("server2", 1), ("alpha", 2), ("a", 1)];
 
 #[test]
 fn ketama_and_modula_are_what_nutcracker_does() {
@@ -338,14 +275,7 @@ fn ketama_and_modula_are_what_nutcracker_does() {
     let socket = |name: &str| dir.path().join(format!("{name}.sock"));
     for (name, _) in POOL {
         let path = socket(name);
-        let args = [
-            "--port",
-            "0",
-            "--unixsocket",
-            path.to_str().unwrap(),
-            "--save",
-            "",
-        ];
+        let args = ["--port", "0", "--unixsocket", path.to_str().unwrap(), "--save", ""];
         servers.push(spawn("redis-server", &args, dir.path()));
         let stream = until("a redis-server", || UnixStream::connect(&path).ok());
         direct.push(Asker(BufReader::new(stream)));
@@ -368,14 +298,7 @@ fn ketama_and_modula_are_what_nutcracker_does() {
         }
     }
     let hash = KeyHash::Md5;
-    pools.push((
-        "md5",
-        Kind::Ketama {
-            hash,
-            hash_tag: None,
-        },
-        &POOL[1..2],
-    ));
+    pools.push(("md5", Kind::Ketama { hash, hash_tag: None }, &POOL[1..2]));
     let mut file = String::new();
     for (index, (hash, kind, pool)) in pools.iter().enumerate() {
         let (distribution, hash_tag) = match kind {
@@ -385,11 +308,7 @@ fn ketama_and_modula_are_what_nutcracker_does() {
         };
         let listen = socket(&format!("pool{index}"));
         writeln!(file, "pool{index}:\n  listen: {}", listen.display()).unwrap();
-        writeln!(
-            file,
-            "  redis: true\n  hash: {hash}\n  distribution: {distribution}"
-        )
-        .unwrap();
+        writeln!(file, "  redis: true\n  hash: {hash}\n  distribution: {distribution}").unwrap();
         if let Some(tag) = hash_tag {
             writeln!(file, "  hash_tag: \"{}\"", tag.escape_ascii()).unwrap();
         }
@@ -407,9 +326,7 @@ fn ketama_and_modula_are_what_nutcracker_does() {
     keys.extend((0..200).map(|i| format!("x$tag{}$y", i % 50).into_bytes()));
     let (mut asked, mut shares_seen) = (0, 0);
     for (index, (hash, kind, pool)) in pools.iter().enumerate() {
-        let stream = until("nutcracker", || {
-            UnixStream::connect(socket(&format!("pool{index}"))).ok()
-        });
+        let stream = until("nutcracker", || UnixStream::connect(socket(&format!("pool{index}"))).ok());
         let mut proxy = Asker(BufReader::new(stream));
         for part in keys.chunks(200) {
             let set = |key| vec![&b"SET"[..], key, b"1"];
@@ -432,13 +349,8 @@ fn ketama_and_modula_are_what_nutcracker_does() {
             assert_eq!(topology.slot_of(key), None);
             asked += 1;
         }
-        let sum: f64 = (0..pool.len() as u16)
-            .map(|id| topology.share(ShardId(id)))
-            .sum();
-        assert!(
-            (sum - 1.0).abs() < 1e-9,
-            "{hash} {kind:?}: shares add up to {sum}"
-        );
+        let sum: f64 = (0..pool.len() as u16).map(|id| topology.share(ShardId(id))).sum();
+        assert!((sum - 1.0).abs() < 1e-9, "{hash} {kind:?}: shares add up to {sum}");
         shares_seen += 1;
     }
     println!("{asked} keys in {shares_seen} pools are where nutcracker put them");

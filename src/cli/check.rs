@@ -9,12 +9,7 @@ use crate::topology::{ShardId, Topology};
 pub(super) fn report(config: &Config, topology: &Topology) -> io::Result<()> {
     let mut out = io::stdout().lock();
     let file = config.file.display();
-    let listen: Vec<String> = config
-        .proxy
-        .listen
-        .iter()
-        .map(ToString::to_string)
-        .collect();
+    let listen: Vec<String> = config.proxy.listen.iter().map(ToString::to_string).collect();
     writeln!(out, "{file}: fine")?;
     writeln!(out, "clients    {}", listen.join(", "))?;
     match &config.admin.listen {
@@ -26,22 +21,12 @@ pub(super) fn report(config: &Config, topology: &Topology) -> io::Result<()> {
         PlacementKind::Ketama => "ketama, as twemproxy".to_owned(),
         PlacementKind::Modula => "modula, as twemproxy".to_owned(),
     };
-    writeln!(
-        out,
-        "placement  {kind}; {} colocate rules",
-        config.colocate.len()
-    )?;
+    writeln!(out, "placement  {kind}; {} colocate rules", config.colocate.len())?;
 
-    let width = |of: fn(&crate::topology::Shard) -> usize| {
-        topology.shards().iter().map(of).max().unwrap_or(0).max(7)
-    };
+    let width = |of: fn(&crate::topology::Shard) -> usize| topology.shards().iter().map(of).max().unwrap_or(0).max(7);
     let names = width(|shard| shard.name.len());
     let addresses = width(|shard| shard.endpoint.to_string().len());
-    writeln!(
-        out,
-        "\n{:names$}  {:addresses$}  weight  slots  share",
-        "shard", "address"
-    )?;
+    writeln!(out, "\n{:names$}  {:addresses$}  weight  slots  share", "shard", "address")?;
     for (id, shard) in (0..).map(ShardId).zip(topology.shards()) {
         let slots = match config.placement.kind {
             PlacementKind::Slots => topology.slots_of(id).to_string(),

@@ -13,9 +13,7 @@ pub(super) fn report(topology: &Topology, keys: &[OsString]) -> io::Result<()> {
         let key = key.as_bytes();
         let found = topology.locate(key);
         let shard = topology.shard(found.shard);
-        let slot = found
-            .slot
-            .map_or_else(|| "-".to_owned(), |slot| slot.0.to_string());
+        let slot = found.slot.map_or_else(|| "-".to_owned(), |slot| slot.0.to_string());
         writeln!(
             out,
             "key={:?} tag={:?} slot={slot} shard={} address={} why={:?}",

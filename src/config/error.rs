@@ -31,23 +31,13 @@ impl ConfigError {
     /// The file cannot be read.
     pub(super) fn unread(file: &Path, error: &std::io::Error) -> Self {
         let text = format!("cannot be read: {error}");
-        Self {
-            file: file.to_owned(),
-            line: None,
-            field: String::new(),
-            text,
-        }
+        Self { file: file.to_owned(), line: None, field: String::new(), text }
     }
 
     /// A field has a value of the right type that cannot be meant.
     pub(super) fn field(file: &Path, source: &Source<'_>, field: &Field, text: String) -> Self {
         let line = source.line_of(field);
-        Self {
-            file: file.to_owned(),
-            line,
-            field: field.to_string(),
-            text,
-        }
+        Self { file: file.to_owned(), line, field: field.to_string(), text }
     }
 
     /// The text is no TOML, or a value has the wrong type.
@@ -68,17 +58,8 @@ impl ConfigError {
             None => explain(&message, &field),
         };
         // An empty file has its mistake nowhere.
-        let line = if field.is_root() {
-            offset.map(|at| source.line(at))
-        } else {
-            source.line_of(&field)
-        };
-        Self {
-            file: file.to_owned(),
-            line,
-            field: field.to_string(),
-            text,
-        }
+        let line = if field.is_root() { offset.map(|at| source.line(at)) } else { source.line_of(&field) };
+        Self { file: file.to_owned(), line, field: field.to_string(), text }
     }
 }
 
@@ -97,17 +78,11 @@ fn explain(message: &str, field: &Field) -> String {
     if let Some(rest) = message.strip_prefix("unknown variant ") {
         let mut names = quoted(rest);
         let is = names.next().unwrap_or_default().to_owned();
-        let known = names
-            .map(|name| format!("\"{name}\""))
-            .collect::<Vec<_>>()
-            .join(", ");
+        let known = names.map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ");
         return format!("must be one of {known}, is \"{is}\"");
     }
     for kind in ["invalid type: ", "invalid value: "] {
-        if let Some((is, expected)) = message
-            .strip_prefix(kind)
-            .and_then(|rest| rest.rsplit_once(", expected "))
-        {
+        if let Some((is, expected)) = message.strip_prefix(kind).and_then(|rest| rest.rsplit_once(", expected ")) {
             let expected = match expected {
                 "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number of 0 or more",
                 "a boolean" => "true or false",
@@ -124,10 +99,7 @@ fn explain(message: &str, field: &Field) -> String {
 
 /// An unknown field, and the known one that was probably meant.
 fn unknown(name: &str, known: &[&str]) -> String {
-    let nearest = known
-        .iter()
-        .map(|other| (distance(name, other), other))
-        .min();
+    let nearest = known.iter().map(|other| (distance(name, other), other)).min();
     match nearest {
         Some((distance, other)) if distance <= 1 + name.len() / 3 => {
             format!("is unknown, did you mean {other}?")

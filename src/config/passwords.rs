@@ -20,21 +20,12 @@ pub(super) fn fetch(config: &mut Config) -> Checked {
             backend.password_file.as_deref(),
         )?;
         if backend.username.is_some() && backend.password.is_none() {
-            return mistake(
-                field.key("username"),
-                "needs password, password_env or password_file beside it",
-            );
+            return mistake(field.key("username"), "needs password, password_env or password_file beside it");
         }
     }
     for (index, user) in config.user.iter_mut().enumerate() {
         let field = Field::of("user").at(index);
-        one(
-            &field,
-            &directory,
-            &mut user.password,
-            user.password_env.as_deref(),
-            user.password_file.as_deref(),
-        )?;
+        one(&field, &directory, &mut user.password, user.password_env.as_deref(), user.password_file.as_deref())?;
     }
     Ok(())
 }
@@ -54,24 +45,17 @@ fn one(
         (None, Some(name), None) => match std::env::var(name) {
             Ok(found) => ("password_env", found),
             Err(std::env::VarError::NotPresent) => {
-                let text =
-                    format!("must name an environment variable that is set, {name:?} is not");
+                let text = format!("must name an environment variable that is set, {name:?} is not");
                 return mistake(field("password_env"), text);
             }
             Err(std::env::VarError::NotUnicode(_)) => {
-                return mistake(
-                    field("password_env"),
-                    format!("must be UTF-8 text, {name:?} is not"),
-                );
+                return mistake(field("password_env"), format!("must be UTF-8 text, {name:?} is not"));
             }
         },
         (None, None, Some(file)) => {
             let path = directory.join(file);
             match std::fs::read_to_string(&path) {
-                Ok(text) => (
-                    "password_file",
-                    text.lines().next().unwrap_or_default().to_owned(),
-                ),
+                Ok(text) => ("password_file", text.lines().next().unwrap_or_default().to_owned()),
                 Err(error) => {
                     let text = format!("cannot be read: {}: {error}", path.display());
                     return mistake(field("password_file"), text);
@@ -80,11 +64,7 @@ fn one(
         }
         _ => {
             return mistake(
-                field(if env.is_some() {
-                    "password_env"
-                } else {
-                    "password_file"
-                }),
+                field(if env.is_some() { "password_env" } else { "password_file" }),
                 "must be the only one: give password, password_env or password_file",
             );
         }

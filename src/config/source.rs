@@ -64,20 +64,12 @@ pub(super) struct Source<'a> {
 
 impl<'a> Source<'a> {
     pub(super) fn new(text: &'a str) -> Self {
-        Self {
-            text,
-            root: DeTable::parse(text).ok(),
-        }
+        Self { text, root: DeTable::parse(text).ok() }
     }
 
     /// The line of a byte, from 1.
     pub(super) fn line(&self, offset: usize) -> usize {
-        1 + self
-            .text
-            .bytes()
-            .take(offset)
-            .filter(|byte| *byte == b'\n')
-            .count()
+        1 + self.text.bytes().take(offset).filter(|byte| *byte == b'\n').count()
     }
 
     /// The line of a field, or of the nearest thing around it that is written down.
@@ -88,8 +80,8 @@ impl<'a> Source<'a> {
         for step in &field.0 {
             let value = match step {
                 Step::Key(key) => {
-                    let Some((name, value)) = table
-                        .and_then(|table| table.iter().find(|(name, _)| name.get_ref() == key))
+                    let Some((name, value)) =
+                        table.and_then(|table| table.iter().find(|(name, _)| name.get_ref() == key))
                     else {
                         break;
                     };
@@ -97,9 +89,7 @@ impl<'a> Source<'a> {
                     value
                 }
                 Step::Index(index) => {
-                    let Some(value) =
-                        array.and_then(|array: &toml::de::DeArray<'_>| array.get(*index))
-                    else {
+                    let Some(value) = array.and_then(|array: &toml::de::DeArray<'_>| array.get(*index)) else {
                         break;
                     };
                     line = Some(value.span());

@@ -46,19 +46,13 @@ impl Visitor<'_> for Bytes {
     }
 
     fn visit_i64<E: Error>(self, number: i64) -> Result<u64, E> {
-        u64::try_from(number).map_err(|_| {
-            E::custom(format!(
-                "must be a number of bytes, such as 65536 or \"4MiB\", is {number}"
-            ))
-        })
+        u64::try_from(number)
+            .map_err(|_| E::custom(format!("must be a number of bytes, such as 65536 or \"4MiB\", is {number}")))
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<u64, E> {
-        parse_bytes(text).ok_or_else(|| {
-            E::custom(format!(
-                "must be a number of bytes, such as 65536 or \"4MiB\", is {text:?}"
-            ))
-        })
+        parse_bytes(text)
+            .ok_or_else(|| E::custom(format!("must be a number of bytes, such as 65536 or \"4MiB\", is {text:?}")))
     }
 }
 
@@ -75,9 +69,7 @@ fn parse_bytes(text: &str) -> Option<u64> {
 
 /// The digits at the start of `text`, and what follows them.
 fn split(text: &str) -> Option<(u64, &str)> {
-    let end = text
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(text.len());
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     Some((text[..end].parse().ok()?, text[end..].trim_start()))
 }
 
@@ -88,29 +80,22 @@ pub(super) fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Endp
     let text = deserializer.deserialize_any(Text(ADDRESS))?;
     let endpoint = endpoint(&text).map_err(Error::custom)?;
     match endpoint {
-        Endpoint::Tcp { port: 0, .. } => Err(Error::custom(format!(
-            "must have a port of 1 to 65535, is {text:?}"
-        ))),
+        Endpoint::Tcp { port: 0, .. } => Err(Error::custom(format!("must have a port of 1 to 65535, is {text:?}"))),
         endpoint => Ok(endpoint),
     }
 }
 
 /// Addresses to listen on; port 0 lets the kernel choose. The parser tells only where the list is,
 /// so a mistake begins with its index, as `[1]: `.
-pub(super) fn listen<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Vec<Endpoint>, D::Error> {
+pub(super) fn listen<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Endpoint>, D::Error> {
     let texts = Vec::<String>::deserialize(deserializer)?;
-    let parse = |(index, text): (usize, &String)| {
-        endpoint(text).map_err(|error| Error::custom(format!("[{index}]: {error}")))
-    };
+    let parse =
+        |(index, text): (usize, &String)| endpoint(text).map_err(|error| Error::custom(format!("[{index}]: {error}")));
     texts.iter().enumerate().map(parse).collect()
 }
 
 /// An address to listen on, or none.
-pub(super) fn listen_one<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<Endpoint>, D::Error> {
+pub(super) fn listen_one<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Endpoint>, D::Error> {
     let text = deserializer.deserialize_any(Text(ADDRESS))?;
     endpoint(&text).map(Some).map_err(Error::custom)
 }
@@ -119,26 +104,18 @@ pub(super) fn listen_one<'de, D: Deserializer<'de>>(
 fn endpoint(text: &str) -> Result<Endpoint, String> {
     if let Some(path) = text.strip_prefix("unix:") {
         return match path.starts_with('/') {
-            true if path.len() > 100 => {
-                Err(format!("must be a path of at most 100 bytes, is {text:?}"))
-            }
+            true if path.len() > 100 => Err(format!("must be a path of at most 100 bytes, is {text:?}")),
             true => Ok(Endpoint::Unix(PathBuf::from(path))),
-            false => Err(format!(
-                "must be an absolute path after \"unix:\", is {text:?}"
-            )),
+            false => Err(format!("must be an absolute path after \"unix:\", is {text:?}")),
         };
     }
     let wrong = || format!("{ADDRESS}, is {text:?}");
     let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
-    let port = port
-        .parse()
-        .map_err(|_| format!("must have a port of 0 to 65535, is {text:?}"))?;
+    let port = port.parse().map_err(|_| format!("must have a port of 0 to 65535, is {text:?}"))?;
     let host = match host.strip_prefix('[') {
         Some(inside) => inside.strip_suffix(']').ok_or_else(wrong)?,
         None if host.contains(':') => {
-            return Err(format!(
-                "must have brackets around an IPv6 address, is {text:?}"
-            ));
+            return Err(format!("must have brackets around an IPv6 address, is {text:?}"));
         }
         None => host,
     };
@@ -146,10 +123,7 @@ fn endpoint(text: &str) -> Result<Endpoint, String> {
     if host.is_empty() || !host.chars().all(plain) {
         return Err(wrong());
     }
-    Ok(Endpoint::Tcp {
-        host: host.to_owned(),
-        port,
-    })
+    Ok(Endpoint::Tcp { host: host.to_owned(), port })
 }
 
 /// Text, where anything else is answered by the clause that says what is right.
@@ -259,8 +233,7 @@ impl Visitor<'_> for Quorum {
     }
 
     fn visit_i64<E: Error>(self, number: i64) -> Result<ReadyQuorum, E> {
-        let number =
-            u32::try_from(number).map_err(|_| E::custom(format!("{QUORUM}, is {number}")))?;
+        let number = u32::try_from(number).map_err(|_| E::custom(format!("{QUORUM}, is {number}")))?;
         Ok(ReadyQuorum::AtLeast(number))
     }
 
@@ -279,9 +252,7 @@ pub enum NoTls {}
 
 impl<'de> Deserialize<'de> for NoTls {
     fn deserialize<D: Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
-        Err(Error::custom(
-            "TLS is not supported yet: remove it, or put a TLS tunnel in between",
-        ))
+        Err(Error::custom("TLS is not supported yet: remove it, or put a TLS tunnel in between"))
     }
 }
 
@@ -292,11 +263,7 @@ mod tests {
     #[test]
     fn durations() {
         let check = |text, right: Option<u64>| {
-            assert_eq!(
-                parse_duration(text),
-                right.map(Duration::from_millis),
-                "{text}"
-            );
+            assert_eq!(parse_duration(text), right.map(Duration::from_millis), "{text}");
         };
         check("500ms", Some(500));
         check("5s", Some(5000));
@@ -328,11 +295,7 @@ mod tests {
     #[test]
     fn addresses() {
         let check = |text: &str, right: Option<&str>| {
-            assert_eq!(
-                endpoint(text).ok().map(|e| e.to_string()).as_deref(),
-                right,
-                "{text}"
-            );
+            assert_eq!(endpoint(text).ok().map(|e| e.to_string()).as_deref(), right, "{text}");
         };
         check("127.0.0.1:7001", Some("127.0.0.1:7001"));
         check("redis-1.example.com:7001", Some("redis-1.example.com:7001"));
@@ -350,9 +313,6 @@ mod tests {
 
     #[test]
     fn a_secret_is_not_shown() {
-        assert_eq!(
-            format!("{:?}", Secret::new("hunter2".to_owned())),
-            "Secret(...)"
-        );
+        assert_eq!(format!("{:?}", Secret::new("hunter2".to_owned())), "Secret(...)");
     }
 }

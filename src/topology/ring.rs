@@ -71,10 +71,7 @@ impl Hash for Place {
 
 /// The points that `shards` put on the ring.
 pub(super) fn points(shards: &[Shard]) -> u64 {
-    shards
-        .iter()
-        .map(|shard| u64::from(shard.weight) * POINTS_PER_WEIGHT)
-        .sum()
+    shards.iter().map(|shard| u64::from(shard.weight) * POINTS_PER_WEIGHT).sum()
 }
 
 /// Gives away all slots in ascending order. A slot belongs to the ring's shard for it while that one
@@ -95,11 +92,8 @@ pub(super) fn place(shards: &[Shard]) -> Box<[ShardId; SLOTS]> {
         .collect();
 
     let weights: u64 = shards.iter().map(|shard| u64::from(shard.weight)).sum();
-    let percent = |percent: u64| {
-        move |shard: &Shard| {
-            (SLOTS as u64 * u64::from(shard.weight) * percent).div_ceil(weights * 100)
-        }
-    };
+    let percent =
+        |percent: u64| move |shard: &Shard| (SLOTS as u64 * u64::from(shard.weight) * percent).div_ceil(weights * 100);
     let mut room: Vec<u64> = shards.iter().map(percent(LOAD_PERCENT_MAX)).collect();
     let mut need: Vec<u64> = shards.iter().map(percent(LOAD_PERCENT_MIN)).collect();
     for arc in &first {
@@ -110,24 +104,13 @@ pub(super) fn place(shards: &[Shard]) -> Box<[ShardId; SLOTS]> {
     let mut table = Box::new([ShardId(0); SLOTS]);
     for (owner, arc) in table.iter_mut().zip(first) {
         let natural = arcs[arc].1.0 as usize;
-        let walk = || {
-            arcs[arc..]
-                .iter()
-                .chain(&arcs[..arc])
-                .map(|(_, shard)| shard.0 as usize)
-        };
+        let walk = || arcs[arc..].iter().chain(&arcs[..arc]).map(|(_, shard)| shard.0 as usize);
         let shard = if room[natural] > 0 {
             natural
         } else {
-            let needy = if need.iter().any(|need| *need > 0) {
-                walk().find(|shard| need[*shard] > 0)
-            } else {
-                None
-            };
+            let needy = if need.iter().any(|need| *need > 0) { walk().find(|shard| need[*shard] > 0) } else { None };
             // The bounds add up to more than all slots, so one shard always has room.
-            let shard = needy
-                .or_else(|| walk().find(|shard| room[*shard] > 0))
-                .unwrap_or(natural);
+            let shard = needy.or_else(|| walk().find(|shard| room[*shard] > 0)).unwrap_or(natural);
             need[shard] = need[shard].saturating_sub(1);
             shard
         };
@@ -140,10 +123,7 @@ pub(super) fn place(shards: &[Shard]) -> Box<[ShardId; SLOTS]> {
 /// The ring cut at its points: the last hash of each arc in ascending order, and the arc's shard.
 /// The arcs cover every hash.
 fn arcs(shards: &[Shard]) -> Vec<(u64, ShardId)> {
-    let nodes: Vec<(ShardId, &str)> = (0..)
-        .map(ShardId)
-        .zip(shards.iter().map(|shard| shard.name.as_str()))
-        .collect();
+    let nodes: Vec<(ShardId, &str)> = (0..).map(ShardId).zip(shards.iter().map(|shard| shard.name.as_str())).collect();
     let points = |shard: &Shard| shard.weight as usize * POINTS_PER_WEIGHT as usize;
     RingBuilder::new(BuildHasherDefault::<Xxh3>::default())
         .weighted_nodes_iter(nodes.iter().map(Node).zip(shards.iter().map(points)))

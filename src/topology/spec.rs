@@ -21,15 +21,9 @@ pub enum Kind {
     /// By Redis Cluster's slots, placed on the ring.
     Slots,
     /// As twemproxy's `distribution: ketama`. The two bytes enclose a hash tag, if there are any.
-    Ketama {
-        hash: KeyHash,
-        hash_tag: Option<[u8; 2]>,
-    },
+    Ketama { hash: KeyHash, hash_tag: Option<[u8; 2]> },
     /// As twemproxy's `distribution: modula`.
-    Modula {
-        hash: KeyHash,
-        hash_tag: Option<[u8; 2]>,
-    },
+    Modula { hash: KeyHash, hash_tag: Option<[u8; 2]> },
 }
 
 /// One `[[colocate]]` rule.
@@ -72,26 +66,15 @@ impl Spec {
             return Err(TopologyError::NoShard);
         }
         if shards.len() > SHARDS_MAX {
-            return Err(TopologyError::TooManyShards {
-                count: shards.len(),
-            });
+            return Err(TopologyError::TooManyShards { count: shards.len() });
         }
         for (index, shard) in shards.iter().enumerate() {
             let name = || shard.name.clone();
             if shard.weight == 0 {
-                return Err(TopologyError::NoWeight {
-                    index,
-                    name: name(),
-                });
+                return Err(TopologyError::NoWeight { index, name: name() });
             }
-            if shards[..index]
-                .iter()
-                .any(|earlier| earlier.name == shard.name)
-            {
-                return Err(TopologyError::DuplicateName {
-                    index,
-                    name: name(),
-                });
+            if shards[..index].iter().any(|earlier| earlier.name == shard.name) {
+                return Err(TopologyError::DuplicateName { index, name: name() });
             }
         }
         Ok(())

@@ -44,10 +44,7 @@ impl KeyHash {
     /// The hash called `name`; nothing for twemproxy's `hsieh` and `jenkins`, which are not here.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
-        Self::ALL
-            .iter()
-            .find(|(known, _)| *known == name)
-            .map(|(_, hash)| *hash)
+        Self::ALL.iter().find(|(known, _)| *known == name).map(|(_, hash)| *hash)
     }
 
     /// The hash of `key`.
@@ -75,14 +72,11 @@ fn signed(byte: u8) -> u32 {
 }
 
 fn fnv1(key: &[u8], start: u32, prime: u32) -> u32 {
-    key.iter()
-        .fold(start, |hash, byte| hash.wrapping_mul(prime) ^ signed(*byte))
+    key.iter().fold(start, |hash, byte| hash.wrapping_mul(prime) ^ signed(*byte))
 }
 
 fn fnv1a(key: &[u8], start: u32, prime: u32) -> u32 {
-    key.iter().fold(start, |hash, byte| {
-        (hash ^ signed(*byte)).wrapping_mul(prime)
-    })
+    key.iter().fold(start, |hash, byte| (hash ^ signed(*byte)).wrapping_mul(prime))
 }
 
 fn one_at_a_time(key: &[u8]) -> u32 {
@@ -98,16 +92,12 @@ fn one_at_a_time(key: &[u8]) -> u32 {
 
 /// Redis Cluster's CRC16 in a register of 32 bits, whose upper half keeps what is shifted out.
 fn crc16(key: &[u8]) -> u32 {
-    key.iter().fold(0, |crc: u32, byte| {
-        (crc << 8) ^ u32::from(checksum(&[(crc >> 8) as u8 ^ byte]))
-    })
+    key.iter().fold(0, |crc: u32, byte| (crc << 8) ^ u32::from(checksum(&[(crc >> 8) as u8 ^ byte])))
 }
 
 fn crc32(key: &[u8]) -> u32 {
     !key.iter().fold(u32::MAX, |crc, byte| {
-        (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
-            (crc >> 1) ^ if crc & 1 == 1 { 0xedb8_8320 } else { 0 }
-        })
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ if crc & 1 == 1 { 0xedb8_8320 } else { 0 })
     })
 }
 
@@ -116,17 +106,12 @@ fn murmur(key: &[u8]) -> u32 {
     const M: u32 = 0x5bd1_e995;
     let len = key.len() as u32;
     let (words, rest) = key.as_chunks::<4>();
-    let mut hash = words
-        .iter()
-        .fold(0xdead_beefu32.wrapping_mul(len) ^ len, |hash, word| {
-            let word = u32::from_le_bytes(*word).wrapping_mul(M);
-            hash.wrapping_mul(M) ^ (word ^ (word >> 24)).wrapping_mul(M)
-        });
+    let mut hash = words.iter().fold(0xdead_beefu32.wrapping_mul(len) ^ len, |hash, word| {
+        let word = u32::from_le_bytes(*word).wrapping_mul(M);
+        hash.wrapping_mul(M) ^ (word ^ (word >> 24)).wrapping_mul(M)
+    });
     if !rest.is_empty() {
-        let tail = rest
-            .iter()
-            .rev()
-            .fold(0, |tail, byte| (tail << 8) | u32::from(*byte));
+        let tail = rest.iter().rev().fold(0, |tail, byte| (tail << 8) | u32::from(*byte));
         hash = (hash ^ tail).wrapping_mul(M);
     }
     hash ^= hash >> 13;
@@ -136,12 +121,7 @@ fn murmur(key: &[u8]) -> u32 {
 
 /// Word `index` of an MD5, little-endian.
 fn word(digest: &[u8], index: usize) -> u32 {
-    digest
-        .iter()
-        .skip(index * 4)
-        .take(4)
-        .rev()
-        .fold(0, |word, byte| (word << 8) | u32::from(*byte))
+    digest.iter().skip(index * 4).take(4).rev().fold(0, |word, byte| (word << 8) | u32::from(*byte))
 }
 
 /// How a hash becomes a shard.
@@ -173,9 +153,8 @@ impl Distribution {
     }
 
     pub(super) fn modula(shards: &[Shard]) -> Self {
-        let entries = in_order(shards)
-            .into_iter()
-            .flat_map(|id| std::iter::repeat_n(id, shards[id.0 as usize].weight as usize));
+        let entries =
+            in_order(shards).into_iter().flat_map(|id| std::iter::repeat_n(id, shards[id.0 as usize].weight as usize));
         Self::Modula(entries.collect())
     }
 
@@ -184,10 +163,7 @@ impl Distribution {
         match self {
             Self::Ketama(points) => {
                 let next = points.partition_point(|(value, _)| *value < hash);
-                points
-                    .get(next)
-                    .or(points.first())
-                    .map_or(ShardId(0), |(_, shard)| *shard)
+                points.get(next).or(points.first()).map_or(ShardId(0), |(_, shard)| *shard)
             }
             Self::Modula(entries) => entries[hash as usize % entries.len()],
         }
@@ -208,8 +184,7 @@ impl Distribution {
                 hashes as f64 / (u64::from(u32::MAX) + 1) as f64
             }
             Self::Modula(entries) => {
-                entries.iter().filter(|owner| **owner == shard).count() as f64
-                    / entries.len() as f64
+                entries.iter().filter(|owner| **owner == shard).count() as f64 / entries.len() as f64
             }
         }
     }
@@ -232,11 +207,7 @@ mod tests {
     #[test]
     fn published_check_values() {
         let check = |name: &str, value: u32| {
-            assert_eq!(
-                KeyHash::named(name).unwrap().of(b"123456789"),
-                value,
-                "{name}"
-            );
+            assert_eq!(KeyHash::named(name).unwrap().of(b"123456789"), value, "{name}");
         };
         check("crc32a", 0xcbf4_3926);
         check("crc32", 0xcbf4 & 0x7fff);

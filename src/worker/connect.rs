@@ -32,6 +32,9 @@ pub(super) async fn keep(worker: Rc<RefCell<Worker>>, id: u32, name: String, end
                 let (was_up, trouble) = worker.borrow().engine.conn_history(id);
                 if was_up {
                     pause = PAUSE_MIN;
+                    if quiet {
+                        info!(backend = name, address = %endpoint, "backend was connected again");
+                    }
                     quiet = false;
                 }
                 trouble
@@ -68,10 +71,6 @@ impl Worker {
         self.engine.conn_lost(id, Fault::Connect, trouble);
         self.after();
         trouble.to_owned()
-    }
-
-    pub(super) fn report_up(name: &str, endpoint: &Endpoint) {
-        info!(backend = name, address = %endpoint, "backend is connected");
     }
 }
 
