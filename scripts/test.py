@@ -164,6 +164,10 @@ def main() -> int:
     if whole:
         jobs.append(Job("doc", ("cargo", "test", "--quiet", "--doc", "--")))
 
+    if not jobs:
+        print("nothing to run")
+        return 0
+
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
         running = [pool.submit(run, job, options.filter, options.limit) for job in jobs]
         outcomes = []
