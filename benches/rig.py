@@ -81,7 +81,7 @@ class Rig:
         for i, port in enumerate(ports):
             child = self.spawn(f"redis-{i}", [
                 "redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
-                "--maxclients", "20000", "--dir", str(self.dir),
+                "--dir", str(self.dir),
             ])
             self.ready(f"redis-{i}", port, child)
         self.backends = ports
@@ -118,7 +118,7 @@ class Rig:
 
     def _haproxy(self, port: int, _admin: int) -> tuple[list[str], str]:
         config = (
-            "global\n nbthread 1\n maxconn 15000\ndefaults\n mode tcp\n timeout connect 5s\n timeout client 10m\n"
+            "global\n nbthread 1\n maxconn 4000\ndefaults\n mode tcp\n timeout connect 5s\n timeout client 10m\n"
             f" timeout server 10m\nfrontend bench\n bind 127.0.0.1:{port}\n default_backend shards\n"
             "backend shards\n balance roundrobin\n"
         ) + "".join(f" server s{i} 127.0.0.1:{backend}\n" for i, backend in enumerate(self.backends))
@@ -268,7 +268,10 @@ def requests_counted(proxy: Proxy, command: str) -> int:
 def raise_fd_limit(wanted: int) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, max(hard, wanted)))
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, max(hard, wanted)))
+        except (ValueError, PermissionError) as err:
+            raise Broken(f"{wanted} open files are needed, {hard} allowed: ulimit -n") from err
 
 
 def machine() -> str:
