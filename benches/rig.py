@@ -114,7 +114,7 @@ class Rig:
         path = self.write("nutcracker.yml", config)
         argv = ["nutcracker", "-c", path, "-a", "127.0.0.1", "-s", str(admin),
                 "-p", str(self.dir / "nutcracker.pid"), "-o", str(self.dir / "nutcracker.out")]
-        return argv, first_line("nutcracker", "-V")
+        return argv, first_line("nutcracker", "-V").removeprefix("This is ")
 
     def _haproxy(self, port: int, _admin: int) -> tuple[list[str], str]:
         config = (
