@@ -4,6 +4,9 @@
 .PHONY: help demo test test-long bench bench-check bench-memory lint fmt clean
 .DEFAULT_GOAL := help
 
+# Where Debian puts daemons; not on every user's path.
+export PATH := $(PATH):/usr/sbin:/sbin
+
 # More arguments for the tool behind a target: make demo ARGS="--shards 5".
 ARGS ?=
 

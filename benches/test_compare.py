@@ -3,6 +3,7 @@
 import unittest
 
 import figures
+import memory
 import rig
 from figures import ROWS, Row, Sample
 
@@ -103,6 +104,12 @@ class Figures(unittest.TestCase):
         self.assertIn("| GET P1 | 50.0 (50.0–50.0); 0.50 / 1.50 |",
                       figures.speed_table(samples, ["GET P1"], ["direct"]))
         self.assertIn("| GET P1 | 2.00 | 2.00 |", figures.memory_table(samples, ["GET P1"], names))
+
+
+class Memory(unittest.TestCase):
+    def test_p99_is_a_value_that_occurred(self):
+        for values, wanted in (([7.0], 7.0), ([1.0, 9.0], 9.0), ([float(i) for i in range(200, 0, -1)], 198.0)):
+            self.assertEqual(memory.p99(values), wanted)
 
 
 class Requests(unittest.TestCase):
