@@ -143,6 +143,14 @@ impl Value {
         }
     }
 
+    /// As `text`, to the byte.
+    pub fn text_bytes(&self) -> Vec<u8> {
+        match self {
+            Self::Int(n) => n.to_string().into_bytes(),
+            other => other.bytes().to_vec(),
+        }
+    }
+
     /// An error's first word, as in `SHARDDOWN`; empty for everything else.
     pub fn error_word(&self) -> String {
         if !self.is_error() {
