@@ -2,11 +2,11 @@
 //!
 //! A row says what Redis itself says (arity, flags, where the keys are) and what a sharding proxy
 //! needs beside it: how the command is routed and how partial replies are merged. The rows stand in
-//! `command/table.rs`; a test compares them with a live server's `COMMAND`. After [`lookup`] nobody
+//! `command/table/`; a test compares them with a live server's `COMMAND`. After [`lookup`] nobody
 //! looks at a command's name again.
 
-use crate::resp::Args;
-
+mod keys;
+mod names;
 mod table;
 
 /// Index of a row: commands and subcommands share one numbering.
@@ -14,7 +14,7 @@ mod table;
 pub struct CommandId(pub u16);
 
 /// One row. Names are lower case, a subcommand's is `parent|child`, as Redis writes them.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Command {
     pub name: &'static str,
     /// Redis' arity: the name counts; negative means "at least".
@@ -22,7 +22,8 @@ pub struct Command {
     pub flags: Flags,
     pub keys: Keys,
     pub route: Route,
-    /// Subcommands' rows: a range of the table that directly follows the parent. Empty for most.
+    /// Subcommands' rows, as numbers of a [`CommandId`]; they directly follow the parent. Empty for
+    /// most.
     pub children: &'static [u16],
 }
 
@@ -50,6 +51,8 @@ impl Flags {
     pub const NO_ASYNC_LOADING: Self = Self(1 << 16);
     pub const NO_MANDATORY_KEYS: Self = Self(1 << 17);
     pub const NO_MULTI: Self = Self(1 << 18);
+    /// Writes perhaps, though it is no write (EVAL, PUBLISH, PFCOUNT): CLIENT PAUSE WRITE holds it.
+    /// Redis keeps this one out of COMMAND.
     pub const MAY_REPLICATE: Self = Self(1 << 19);
 
     #[must_use]
@@ -64,10 +67,19 @@ pub enum Keys {
     None,
     /// `first`, then every `step`th up to `last`; a negative `last` counts from the end, -1 being
     /// the last argument.
-    Range { first: u8, last: i8, step: u8 },
+    Range {
+        first: u8,
+        last: i8,
+        step: u8,
+    },
     /// Argument `count` holds the number of keys, which follow it; `target` is one more key before
-    /// it (0: none), as in `ZUNIONSTORE dst 2 a b`.
-    Counted { target: u8, count: u8 },
+    /// it (0: none), as in `ZUNIONSTORE dst 2 a b`. No keys at all is an error.
+    Counted {
+        target: u8,
+        count: u8,
+    },
+    /// EVAL, FCALL and their kin: argument 2 holds the number of keys that follow, which may be 0.
+    Script,
     /// The keys are the first half of what follows the word `STREAMS` (XREAD, XREADGROUP).
     Streams,
     /// Argument 1, and what follows `STORE` (SORT); BY and GET patterns are not keys here.
@@ -174,6 +186,7 @@ pub enum Local {
     ClientCaching,
     ClientGetRedir,
     ClientTrackingInfo,
+    AclWhoAmI,
     /// CLUSTER: what a server without cluster mode answers.
     Cluster,
     /// RINGWAY HELP, LOCATE, SHARDS, SHARD, ADVISE.
@@ -200,27 +213,47 @@ pub enum Session {
     ShardUnsubscribe,
     Publish,
     ShardPublish,
-    /// PUBSUB CHANNELS, NUMSUB, NUMPAT, SHARDCHANNELS, SHARDNUMSUB.
     PubsubChannels,
     PubsubNumSub,
     PubsubNumPat,
+    PubsubShardChannels,
+    PubsubShardNumSub,
     Monitor,
 }
 
-/// The row called `name`, in any case; subcommands are found by [`child`].
-#[must_use]
-pub fn lookup(_name: &[u8]) -> Option<CommandId> {
-    None
+/// What a request's duration is counted under.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// One shard is asked, and nothing changes.
+    Read,
+    /// One shard is asked, and something may change.
+    Write,
+    Split,
+    Every,
+    Local,
+    Session,
 }
 
-/// The row of the subcommand `name` of `parent`.
+/// The key positions cannot be told from a malformed request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BadKeys;
+
+/// The row called `name`, in any case; subcommands are found by [`child`].
 #[must_use]
-pub fn child(_parent: CommandId, _name: &[u8]) -> Option<CommandId> {
-    None
+#[inline]
+pub fn lookup(name: &[u8]) -> Option<CommandId> {
+    names::lookup(name)
+}
+
+/// The row of the subcommand `name` of `parent`, in any case.
+#[must_use]
+pub fn child(parent: CommandId, name: &[u8]) -> Option<CommandId> {
+    names::child(parent, name)
 }
 
 /// The row itself.
 #[must_use]
+#[inline]
 pub fn row(id: CommandId) -> &'static Command {
     &table::TABLE[id.0 as usize]
 }
@@ -228,29 +261,46 @@ pub fn row(id: CommandId) -> &'static Command {
 /// All rows; a [`CommandId`] is an index here.
 #[must_use]
 pub fn all() -> &'static [Command] {
-    table::TABLE
+    &table::TABLE
 }
 
 impl Command {
     /// Whether a request of `argc` arguments (the name counts) has as many as the command takes.
     #[must_use]
+    #[inline]
     pub fn takes(&self, argc: usize) -> bool {
         let arity = i64::from(self.arity);
         if arity >= 0 { argc as i64 == arity } else { argc as i64 >= -arity }
     }
-}
 
-impl Keys {
-    /// Puts the positions of all keys of the request into `out`, in the order of the request.
-    ///
-    /// # Errors
-    /// The request's own words are wrong (a count that is no number, or too large): the server's
-    /// answer to it is wanted, from any shard.
-    pub fn find(self, _args: Args<'_>, _out: &mut Vec<u32>) -> Result<(), BadKeys> {
-        Ok(())
+    #[must_use]
+    pub const fn class(&self) -> Class {
+        match self.route {
+            Route::Home => Class::Read,
+            Route::Keys if self.flags.has(Flags::READONLY) => Class::Read,
+            // Scripts are neither reads nor writes by their flags, and may write.
+            Route::Keys => Class::Write,
+            Route::Split(_) => Class::Split,
+            Route::Every(_) => Class::Every,
+            Route::Local(_) | Route::Container | Route::Refused => Class::Local,
+            Route::Session(_) => Class::Session,
+        }
     }
 }
 
-/// The key positions cannot be told from a malformed request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BadKeys;
+impl Class {
+    pub const ALL: [Self; 6] = [Self::Read, Self::Write, Self::Split, Self::Every, Self::Local, Self::Session];
+
+    /// The metric label; a class's number is its place in [`Self::ALL`].
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::Split => "split",
+            Self::Every => "every",
+            Self::Local => "local",
+            Self::Session => "session",
+        }
+    }
+}

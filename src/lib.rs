@@ -20,10 +20,10 @@ pub mod server;
 
 pub mod worker;
 
+pub mod command;
 pub mod engine;
+pub mod resp;
 pub mod route;
 pub mod topology;
-pub mod command;
-pub mod resp;
 
 pub mod metrics;

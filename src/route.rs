@@ -1,1 +1,222 @@
-//! route
+//! Which shards a request concerns: the one decision between reading it and sending it.
+//!
+//! Pure: arguments and a topology in, a [`Plan`] out. Nothing behind a plan looks at the command's
+//! name again.
+
+use crate::command::{self, Command, CommandId, Every, Flags, Keys, Local, Route, Session, Split};
+use crate::resp::Args;
+use crate::topology::{ShardId, Topology};
+
+/// What is to be done with a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Plan {
+    /// Its bytes go to one shard, the shard's reply comes back.
+    One(ShardId),
+    /// One part per shard, by the keys whose positions were found.
+    Split(Split),
+    Every(Every),
+    Local(Local),
+    Session(Session),
+    Refuse(Refusal),
+}
+
+/// Why a request is not carried out. Its text is written in one place (`engine::failure`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// No row has this name: a server may know it.
+    Unknown,
+    /// The parent has no such subcommand.
+    UnknownSubcommand(CommandId),
+    Arity(CommandId),
+    /// Two keys, by their positions, are on two shards.
+    CrossSlot {
+        first: u32,
+        second: u32,
+    },
+    /// Not available through a proxy.
+    NotHere(CommandId),
+    /// A script without keys, and the configuration says no.
+    KeylessScript,
+}
+
+/// Where requests go that name no key but have to run somewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// Scripts without keys; None refuses them.
+    pub keyless_scripts: Option<ShardId>,
+}
+
+/// The row of the request's command or subcommand, once its arity is right.
+///
+/// # Errors
+/// There is no such row, or the request has too few or too many arguments.
+#[inline]
+pub fn resolve(args: Args<'_>) -> Result<(CommandId, &'static Command), Refusal> {
+    let mut id = command::lookup(args.at(0)).ok_or(Refusal::Unknown)?;
+    let mut row = command::row(id);
+    if !row.children.is_empty() && args.len() > 1 {
+        match command::child(id, args.at(1)) {
+            Some(child) => {
+                id = child;
+                row = command::row(child);
+            }
+            None if row.route == Route::Container => return Err(Refusal::UnknownSubcommand(id)),
+            None => {}
+        }
+    }
+    if row.takes(args.len()) { Ok((id, row)) } else { Err(Refusal::Arity(id)) }
+}
+
+/// Decides what happens with a request; `keys` then holds the positions of its keys, when there are
+/// several to speak of.
+#[inline]
+pub fn plan(id: CommandId, row: &Command, args: Args<'_>, map: &Topology, rules: Rules, keys: &mut Vec<u32>) -> Plan {
+    match row.route {
+        Route::Keys => match row.keys {
+            Keys::Range { first, last: 1, step: _ } if first == 1 => Plan::One(map.shard_of(args.at(1))),
+            _ => keyed(row, args, map, rules, keys),
+        },
+        Route::Split(split) => split_by_shard(split, row, args, map, keys),
+        Route::Every(every) => Plan::Every(every),
+        Route::Home => Plan::One(map.home()),
+        Route::Local(local) => Plan::Local(local),
+        Route::Session(Session::Block) => match keyed(row, args, map, rules, keys) {
+            Plan::Refuse(refusal) => Plan::Refuse(refusal),
+            _ => Plan::Session(Session::Block),
+        },
+        Route::Session(session) => Plan::Session(session),
+        Route::Container => Plan::Refuse(Refusal::Arity(id)),
+        Route::Refused => Plan::Refuse(Refusal::NotHere(id)),
+    }
+}
+
+/// The shard of the keys at `positions`, which must be one; the home shard when there is none.
+///
+/// # Errors
+/// Two of the keys are on two shards.
+pub fn one_shard(args: Args<'_>, positions: &[u32], map: &Topology) -> Result<ShardId, Refusal> {
+    let Some((&first, others)) = positions.split_first() else { return Ok(map.home()) };
+    let shard = map.shard_of(args.at(first as usize));
+    match others.iter().find(|position| map.shard_of(args.at(**position as usize)) != shard) {
+        None => Ok(shard),
+        Some(&second) => Err(Refusal::CrossSlot { first, second }),
+    }
+}
+
+fn keyed(row: &Command, args: Args<'_>, map: &Topology, rules: Rules, keys: &mut Vec<u32>) -> Plan {
+    keys.clear();
+    if row.keys.find(args, keys).is_err() {
+        // The request's own words are wrong: any server says how.
+        keys.clear();
+        return Plan::One(map.home());
+    }
+    if keys.is_empty() && row.flags.has(Flags::NO_MANDATORY_KEYS) && matches!(row.keys, Keys::Counted { .. }) {
+        return rules.keyless_scripts.map_or(Plan::Refuse(Refusal::KeylessScript), Plan::One);
+    }
+    match one_shard(args, keys, map) {
+        Err(refusal) => Plan::Refuse(refusal),
+        Ok(_) if blocks(row, args) => Plan::Session(Session::Block),
+        Ok(shard) => Plan::One(shard),
+    }
+}
+
+/// XREAD and XREADGROUP block when they are told to.
+fn blocks(row: &Command, args: Args<'_>) -> bool {
+    row.keys == Keys::Streams
+        && (1..args.len()).take_while(|index| !args.is(*index, "streams")).any(|index| args.is(index, "block"))
+}
+
+fn split_by_shard(split: Split, row: &Command, args: Args<'_>, map: &Topology, keys: &mut Vec<u32>) -> Plan {
+    keys.clear();
+    if row.keys.find(args, keys).is_err() || split == Split::Pairs && args.len().is_multiple_of(2) {
+        return Plan::One(map.home());
+    }
+    match one_shard(args, keys, map) {
+        Ok(shard) => Plan::One(shard),
+        Err(_) => Plan::Split(split),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resp::{Limits, RequestScanner, request};
+    use crate::topology::{Endpoint, Kind, Shard, Spec};
+
+    fn map() -> Topology {
+        let shard = |name: &str| Shard {
+            name: name.to_owned(),
+            endpoint: Endpoint::Tcp { host: "127.0.0.1".to_owned(), port: 1 },
+            weight: 1,
+        };
+        let spec = Spec {
+            shards: vec![shard("a"), shard("b"), shard("c")],
+            home: None,
+            kind: Kind::Slots,
+            colocate: Vec::new(),
+        };
+        Topology::build(&spec, 1).expect("three shards")
+    }
+
+    fn check(line: &str, expected: &str) {
+        let (map, mut frame, mut spans, mut keys) = (map(), Vec::new(), Vec::new(), Vec::new());
+        request(&mut frame, &line.split(' ').collect::<Vec<_>>());
+        RequestScanner::default().scan(&frame, &Limits::default(), true, &mut spans).expect("a request");
+        let args = Args::new(&frame, &spans);
+        let rules = Rules { keyless_scripts: Some(map.home()) };
+        let said = match resolve(args) {
+            Err(refusal) => format!("{refusal:?}").split(['(', ' ']).next().unwrap_or_default().to_owned(),
+            Ok((id, row)) => match plan(id, row, args, &map, rules, &mut keys) {
+                Plan::One(shard) => map.shard(shard).name.clone(),
+                Plan::Refuse(refusal) => format!("{refusal:?}").split(['(', ' ']).next().unwrap_or_default().to_owned(),
+                Plan::Split(split) => {
+                    let at = |key: &u32| map.shard(map.shard_of(args.at(*key as usize))).name.clone();
+                    format!("{split:?} {}", keys.iter().map(at).collect::<Vec<_>>().join(","))
+                }
+                other => format!("{other:?}"),
+            },
+        };
+        assert_eq!(said, expected, "{line}");
+    }
+
+    #[test]
+    fn requests_go_where_their_keys_are() {
+        // Of the keys used here k1 is on b, k2 on c, k3 on c: `ringway locate` says the same.
+        let shard = |key: &str| map().shard(map().shard_of(key.as_bytes())).name.clone();
+        check("GET k1", &shard("k1"));
+        check("get {k1}:x", &shard("k1"));
+        check("MGET {k1}a {k1}b", &shard("k1"));
+        check("MSET k1 v k1 w", &shard("k1"));
+        check("EVAL x 1 k2", &shard("k2"));
+        check("EVAL x 0", "a");
+        check("EVAL x nonsense k2", "a");
+        check("COMMAND COUNT", "a");
+        check("XREAD COUNT 1 STREAMS k2 0", &shard("k2"));
+        check("XREAD COUNT 1 BLOCK 0 STREAMS k2 0", "Session(Block)");
+        check("XREAD COUNT 1 STREAMS block 0", &shard("block"));
+    }
+
+    #[test]
+    fn several_shards_are_split_or_refused() {
+        let shard = |key: &str| map().shard(map().shard_of(key.as_bytes())).name.clone();
+        assert_ne!(shard("k1"), shard("k2"), "the cases below need two shards");
+        check("MGET k1 k2", &format!("Values {},{}", shard("k1"), shard("k2")));
+        check("MSET k1 v k2 w", &format!("Pairs {},{}", shard("k1"), shard("k2")));
+        check("MSET k1 v k2", "a");
+        check("DEL k1 k2 k1", &format!("Sum {},{},{}", shard("k1"), shard("k2"), shard("k1")));
+        check("SINTER k1 k2", "CrossSlot");
+        check("BLPOP k1 k2 0", "CrossSlot");
+        check("BLPOP k1 0", "Session(Block)");
+        check("DBSIZE", "Every(Sum)");
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        check("NOSUCH a", "Unknown");
+        check("GET", "Arity");
+        check("CLIENT", "Arity");
+        check("CLIENT NOSUCH", "UnknownSubcommand");
+        check("CLIENT SETNAME", "Arity");
+        check("SHUTDOWN", "NotHere");
+    }
+}

@@ -1,0 +1,270 @@
+//! One client of the proxy: its requests in flight, in order, and the replies that wait their turn.
+//!
+//! ```text
+//! slots:  [ Wait | Stashed | Wait | Merge ]      one per request, oldest first
+//!           ^ head_seq: only this one's reply may go out; the others are kept until it has
+//! ```
+
+use std::collections::VecDeque;
+use std::mem;
+
+use bytes::Bytes;
+
+use super::inbox::Inbox;
+use super::merge::Merge;
+use super::out::{LARGE_BYTES, Out, Pool};
+use super::session::Session;
+use crate::command::Class;
+use crate::resp::{Proto, RequestScanner};
+
+/// A reply, as it comes from a server's connection.
+#[derive(Debug)]
+pub(super) enum Answer<'a> {
+    Copied(&'a [u8]),
+    Owned(Bytes),
+}
+
+impl Answer<'_> {
+    pub(super) fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Copied(bytes) => bytes,
+            Self::Owned(bytes) => bytes,
+        }
+    }
+}
+
+/// One request in flight.
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub(super) state: State,
+    /// When the request was complete, in microseconds of the worker's clock.
+    pub(super) at: u64,
+    pub(super) class: Class,
+    /// The client asked for no reply (CLIENT REPLY).
+    pub(super) mute: bool,
+}
+
+#[derive(Debug)]
+pub(super) enum State {
+    /// One server's reply is the answer.
+    Wait,
+    /// Answered, but not next in order: its bytes are in the stash.
+    Stashed { start: u32, len: u32 },
+    /// The same for a large reply.
+    Held(Bytes),
+    /// Several parts make the answer.
+    Merge(Box<Merge>),
+}
+
+/// Why a client's next request is not looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Park {
+    No,
+    /// Too many requests in flight or bytes undelivered, or a backend is full: try again when there is room.
+    Window,
+    /// The next request needs all earlier replies first.
+    Empty,
+    /// CLIENT PAUSE, or a look-up that is under way.
+    Held,
+}
+
+#[derive(Debug)]
+pub(super) struct Client {
+    /// Tells this client from earlier ones in the same place: late replies to those are dropped.
+    pub(super) generation: u32,
+    /// The number of the oldest slot; the others follow.
+    head_seq: u32,
+    pub(super) slots: VecDeque<Slot>,
+    pub(super) out: Out,
+    stash: Vec<u8>,
+    stashed: u32,
+    /// What a reply of this client measures, lately.
+    reply_bytes: u32,
+    pub(super) inbox: Inbox,
+    pub(super) scanner: RequestScanner,
+    pub(super) proto: Proto,
+    pub(super) db: u32,
+    pub(super) park: Park,
+    pub(super) dirty: bool,
+    /// Until the ring is empty no further request is looked at.
+    pub(super) exclusive: bool,
+    /// No request is read any more; closed when all replies are written.
+    pub(super) closing: bool,
+    pub(super) mute: bool,
+    /// Everything that most clients do not have: transactions, subscriptions, a failed login.
+    pub(super) session: Option<Box<Session>>,
+    pub(super) about: Box<About>,
+}
+
+/// What CLIENT LIST tells.
+#[derive(Clone, Debug, Default)]
+pub struct About {
+    pub id: u64,
+    pub peer: String,
+    pub local: String,
+    pub name: Vec<u8>,
+    pub user: String,
+    pub lib_name: Vec<u8>,
+    pub lib_version: Vec<u8>,
+    /// When it connected, in microseconds of the worker's clock.
+    pub since: u64,
+    /// When it last asked for something.
+    pub active: u64,
+    pub last: &'static str,
+    /// Connected over a unix socket or loopback.
+    pub trusted: bool,
+    pub no_evict: bool,
+    pub no_touch: bool,
+}
+
+impl Client {
+    pub(super) fn new(generation: u32, about: About) -> Self {
+        Self {
+            generation,
+            head_seq: 0,
+            slots: VecDeque::new(),
+            out: Out::default(),
+            stash: Vec::new(),
+            stashed: 0,
+            reply_bytes: 0,
+            inbox: Inbox::default(),
+            scanner: RequestScanner::default(),
+            proto: Proto::Resp2,
+            db: 0,
+            park: Park::No,
+            dirty: false,
+            exclusive: false,
+            closing: false,
+            mute: false,
+            session: None,
+            about: Box::new(about),
+        }
+    }
+
+    /// Opens the next slot and returns its number.
+    #[inline]
+    pub(super) fn open(&mut self, state: State, class: Class, at: u64) -> u32 {
+        let seq = self.head_seq.wrapping_add(self.slots.len() as u32);
+        self.slots.push_back(Slot { state, at, class, mute: self.mute });
+        seq
+    }
+
+    /// The slot numbered `seq`, while it is in flight.
+    #[inline]
+    pub(super) fn slot(&mut self, seq: u32) -> Option<&mut Slot> {
+        self.slots.get_mut(seq.wrapping_sub(self.head_seq) as usize)
+    }
+
+    /// Puts the answer of slot `seq` where it belongs: out, if it is next in order, else aside.
+    #[inline]
+    pub(super) fn settle(&mut self, seq: u32, answer: Answer<'_>) {
+        let index = seq.wrapping_sub(self.head_seq) as usize;
+        let len = answer.bytes().len();
+        self.reply_bytes = (self.reply_bytes - self.reply_bytes / 8).saturating_add((len / 8) as u32);
+        if index == 0 {
+            if self.slots.pop_front().is_some_and(|slot| !slot.mute) {
+                match answer {
+                    Answer::Copied(bytes) => self.out.push(bytes),
+                    Answer::Owned(bytes) => self.out.hand_over(bytes),
+                }
+            }
+            self.head_seq = self.head_seq.wrapping_add(1);
+            if self.stashed > 0 {
+                self.unstash();
+            }
+            return;
+        }
+        let Some(slot) = self.slots.get_mut(index) else { return };
+        slot.state = match answer {
+            Answer::Copied(bytes) => {
+                let start = self.stash.len() as u32;
+                self.stash.extend_from_slice(bytes);
+                State::Stashed { start, len: len as u32 }
+            }
+            Answer::Owned(bytes) => State::Held(bytes),
+        };
+        self.stashed += 1;
+    }
+
+    /// Moves out every answer that is next in order.
+    fn unstash(&mut self) {
+        while let Some(slot) = self.slots.front_mut() {
+            match mem::replace(&mut slot.state, State::Wait) {
+                State::Stashed { start, len } => {
+                    if !slot.mute {
+                        self.out.push(&self.stash[start as usize..][..len as usize]);
+                    }
+                }
+                State::Held(bytes) => {
+                    if !slot.mute {
+                        self.out.hand_over(bytes);
+                    }
+                }
+                other => {
+                    slot.state = other;
+                    break;
+                }
+            }
+            self.slots.pop_front();
+            self.head_seq = self.head_seq.wrapping_add(1);
+            self.stashed -= 1;
+        }
+        if self.stashed == 0 {
+            self.stash.clear();
+        } else if self.stash.len() > 4 * LARGE_BYTES {
+            self.compact();
+        }
+    }
+
+    /// Drops the bytes of answers that are out, once they are most of the stash.
+    fn compact(&mut self) {
+        let live: usize = self.slots.iter().map(|slot| slot.stashed_bytes()).sum();
+        if live * 2 > self.stash.len() {
+            return;
+        }
+        let old = mem::replace(&mut self.stash, Vec::with_capacity(live * 2));
+        for slot in &mut self.slots {
+            if let State::Stashed { start, len } = &mut slot.state {
+                let bytes = &old[*start as usize..][..*len as usize];
+                *start = self.stash.len() as u32;
+                self.stash.extend_from_slice(bytes);
+            }
+        }
+    }
+
+    /// Bytes that wait to be delivered, or will soon.
+    #[inline]
+    pub(super) fn undelivered(&self) -> usize {
+        self.out.len() + self.stash.len() + self.slots.len() * self.reply_bytes as usize
+    }
+
+    /// Bytes that this client makes the proxy hold.
+    pub(super) fn buffered(&self) -> usize {
+        self.out.len() + self.stash.len() + self.inbox.len()
+    }
+
+    /// Nothing in flight, nothing to write: buffers go to those who need some.
+    #[inline]
+    pub(super) fn rest(&mut self, pool: &mut Pool) {
+        self.out.retire(pool);
+        if self.stash.capacity() > 0 && self.stashed == 0 {
+            self.stash = Vec::new();
+        }
+    }
+
+    /// Gives back what a burst made larger than an idle client needs.
+    pub(super) fn shrink(&mut self) {
+        if self.slots.is_empty() && self.slots.capacity() > 8 {
+            self.slots = VecDeque::new();
+        }
+    }
+}
+
+impl Slot {
+    fn stashed_bytes(&self) -> usize {
+        match self.state {
+            State::Stashed { len, .. } => len as usize,
+            _ => 0,
+        }
+    }
+}

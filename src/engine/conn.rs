@@ -1,0 +1,115 @@
+//! One connection to a server: what is to be written, and whose replies are to come, in order.
+
+use std::collections::VecDeque;
+
+use super::inbox::Inbox;
+use super::out::Out;
+use crate::resp::{Proto, ReplyScanner};
+use crate::topology::ShardId;
+
+/// Replies that nobody waits for any more, or never did.
+pub(super) const NOBODY: u32 = u32::MAX;
+/// Replies to what the proxy itself asked for before the connection may be used.
+pub(super) const GREETING: u32 = u32::MAX - 1;
+/// Replies to the engine's own questions; the tag's `seq` says which one.
+pub(super) const ENGINE: u32 = u32::MAX - 2;
+
+/// Whose reply comes next.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tag {
+    pub(super) client: u32,
+    pub(super) generation: u32,
+    pub(super) seq: u32,
+    pub(super) part: u16,
+    /// It may take longer than other requests (scripts).
+    pub(super) slow: bool,
+    /// When it was queued, in microseconds of the worker's clock.
+    pub(super) at: u64,
+    /// Where its request starts in all that was ever queued: whether it was sent can be told.
+    pub(super) offset: u64,
+}
+
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Use {
+    /// Everybody's requests to this shard.
+    Shared,
+    /// Held by one client, or idle when `client` is [`NOBODY`].
+    Lease { client: u32, keep: bool },
+    /// Subscriptions of all clients of this worker.
+    Hub,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Link {
+    /// No socket; the last attempt failed or none was made. Requests are refused.
+    Down,
+    /// On its way, and nothing speaks against it: requests wait.
+    Connecting,
+    /// The socket is there; the greeting's replies are awaited.
+    Greeting,
+    Up,
+}
+
+#[derive(Debug)]
+pub(super) struct Conn {
+    pub(super) shard: ShardId,
+    pub(super) proto: Proto,
+    pub(super) db: u32,
+    pub(super) purpose: Use,
+    pub(super) link: Link,
+    pub(super) out: Out,
+    /// Written before anything in `out`.
+    pub(super) greeting: Out,
+    pub(super) greetings_left: u32,
+    pub(super) fifo: VecDeque<Tag>,
+    pub(super) inbox: Inbox,
+    pub(super) scanner: ReplyScanner,
+    pub(super) dirty: bool,
+    /// A blocking command is under way: silence is no fault.
+    pub(super) patient: bool,
+    /// When the last byte came.
+    pub(super) heard: u64,
+    /// Clients whose next request waits for room here.
+    pub(super) waiters: Vec<(u32, u32)>,
+    /// Why it is not up, for the error's text.
+    pub(super) trouble: String,
+    /// It was up before: the next time is a reconnect.
+    pub(super) was_up: bool,
+    /// State of the server's side (WATCH) that nobody may inherit.
+    pub(super) tainted: bool,
+}
+
+impl Conn {
+    pub(super) fn new(shard: ShardId, proto: Proto, db: u32, purpose: Use) -> Self {
+        Self {
+            shard,
+            proto,
+            db,
+            purpose,
+            link: Link::Connecting,
+            out: Out::default(),
+            greeting: Out::default(),
+            greetings_left: 0,
+            fifo: VecDeque::new(),
+            inbox: Inbox::default(),
+            scanner: ReplyScanner::default(),
+            dirty: false,
+            patient: false,
+            heard: 0,
+            waiters: Vec::new(),
+            trouble: "no connection was made yet".to_owned(),
+            was_up: false,
+            tainted: false,
+        }
+    }
+
+    /// What may be written now.
+    pub(super) fn writable(&mut self) -> Option<&mut Out> {
+        match self.link {
+            Link::Up => Some(&mut self.out),
+            Link::Greeting => Some(&mut self.greeting),
+            Link::Down | Link::Connecting => None,
+        }
+    }
+}

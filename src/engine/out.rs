@@ -1,0 +1,241 @@
+//! Bytes on their way to a socket: small frames copied one behind the other, large ones handed over.
+//!
+//! ```text
+//! chunks: [ Bytes | Bytes | ... ]  then  tail: [ small frames, copied ]
+//!           ^ head: bytes of the front that are written already
+//! ```
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+use std::mem;
+
+use bytes::Bytes;
+
+/// Frames of at least this many bytes are handed over, smaller ones are copied.
+pub const LARGE_BYTES: usize = 16 * 1024;
+/// An empty buffer of more capacity than this is not kept.
+const KEPT_BYTES_MAX: usize = 256 * 1024;
+/// Buffers that wait for somebody who has something to write.
+const POOL_MAX: usize = 64;
+
+/// Empty buffers that idle sockets gave back.
+#[derive(Debug, Default)]
+pub struct Pool {
+    spare: Vec<Vec<u8>>,
+}
+
+impl Pool {
+    fn give(&mut self, mut buffer: Vec<u8>) {
+        if buffer.capacity() > 0 && buffer.capacity() <= KEPT_BYTES_MAX && self.spare.len() < POOL_MAX {
+            buffer.clear();
+            self.spare.push(buffer);
+        }
+    }
+
+    /// Drops what nobody asked for.
+    pub fn clear(&mut self) {
+        self.spare.clear();
+    }
+}
+
+#[derive(Debug, Default)]
+pub struct Out {
+    chunks: VecDeque<Bytes>,
+    tail: Vec<u8>,
+    /// Bytes of the first chunk, or of the tail when there is none, that are taken.
+    head: usize,
+    /// Bytes not taken yet.
+    len: usize,
+    /// Bytes ever taken.
+    taken: u64,
+}
+
+impl Out {
+    /// Takes a buffer from the pool when this one has none.
+    #[inline]
+    pub fn equip(&mut self, pool: &mut Pool) {
+        if self.tail.capacity() == 0
+            && let Some(buffer) = pool.spare.pop()
+        {
+            self.tail = buffer;
+        }
+    }
+
+    /// Gives the buffer back; only while nothing is in it.
+    #[inline]
+    pub fn retire(&mut self, pool: &mut Pool) {
+        if self.len == 0 {
+            self.head = 0;
+            pool.give(mem::take(&mut self.tail));
+        }
+    }
+
+    #[inline]
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.tail.extend_from_slice(bytes);
+        self.len += bytes.len();
+    }
+
+    /// Appends what `write` writes.
+    #[inline]
+    pub fn write(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        let before = self.tail.len();
+        write(&mut self.tail);
+        self.len += self.tail.len() - before;
+    }
+
+    /// Appends a large frame without copying it.
+    pub fn hand_over(&mut self, bytes: Bytes) {
+        if bytes.len() < LARGE_BYTES {
+            return self.push(&bytes);
+        }
+        self.seal();
+        self.len += bytes.len();
+        self.chunks.push_back(bytes);
+    }
+
+    /// Bytes not written yet.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The position of the next byte that is pushed, counted from the first byte ever.
+    #[must_use]
+    pub fn end(&self) -> u64 {
+        self.taken + self.len as u64
+    }
+
+    /// Bytes ever written.
+    #[must_use]
+    pub fn taken(&self) -> u64 {
+        self.taken
+    }
+
+    /// The bytes to write, when they are in one piece.
+    #[inline]
+    #[must_use]
+    pub fn single(&self) -> Option<&[u8]> {
+        self.chunks.is_empty().then(|| &self.tail[self.head..])
+    }
+
+    /// The first pieces to write.
+    pub fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>; 16]) -> usize {
+        let mut count = 0;
+        for (index, chunk) in self.chunks.iter().take(slices.len()).enumerate() {
+            slices[index] = IoSlice::new(if index == 0 { &chunk[self.head..] } else { chunk });
+            count = index + 1;
+        }
+        if count == self.chunks.len() && count < slices.len() && !self.tail.is_empty() {
+            slices[count] = IoSlice::new(if count == 0 { &self.tail[self.head..] } else { &self.tail });
+            count += 1;
+        }
+        count
+    }
+
+    /// `count` bytes were written.
+    pub fn advance(&mut self, mut count: usize) {
+        self.len -= count;
+        self.taken += count as u64;
+        while let Some(front) = self.chunks.front() {
+            let left = front.len() - self.head;
+            if count < left {
+                self.head += count;
+                return;
+            }
+            count -= left;
+            self.head = 0;
+            self.chunks.pop_front();
+        }
+        self.head += count;
+        if self.len == 0 {
+            self.head = 0;
+            self.tail.clear();
+            if self.tail.capacity() > KEPT_BYTES_MAX {
+                self.tail = Vec::new();
+            }
+        }
+    }
+
+    /// Forgets everything; what was pushed and not written is lost.
+    pub fn clear(&mut self) {
+        *self = Self { taken: self.taken + self.len as u64, ..Self::default() };
+    }
+
+    /// Turns the tail into a chunk, so that something can stand behind it.
+    fn seal(&mut self) {
+        if self.tail.len() > self.head || !self.chunks.is_empty() && !self.tail.is_empty() {
+            self.chunks.push_back(Bytes::from(mem::take(&mut self.tail)));
+        } else if self.chunks.is_empty() {
+            self.head = 0;
+            self.tail.clear();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Everything in `out`, taken in steps of `step` bytes.
+    fn drained(out: &mut Out, step: usize) -> Vec<u8> {
+        let mut all = Vec::new();
+        while !out.is_empty() {
+            let mut slices = [IoSlice::new(&[]); 16];
+            let count = out.slices(&mut slices);
+            let bytes: Vec<u8> = slices[..count].iter().flat_map(|s| s.iter().copied()).collect();
+            if let Some(single) = out.single() {
+                assert_eq!(single, bytes);
+            }
+            let taken = step.min(bytes.len());
+            all.extend_from_slice(&bytes[..taken]);
+            out.advance(taken);
+        }
+        all
+    }
+
+    #[test]
+    fn bytes_leave_in_the_order_in_which_they_came() {
+        for step in [1, 7, 4096, LARGE_BYTES, usize::MAX] {
+            let (mut out, mut expected) = (Out::default(), Vec::new());
+            for round in 0..40_usize {
+                let byte = round as u8;
+                if round % 3 == 0 {
+                    let large = vec![byte; LARGE_BYTES + round];
+                    expected.extend_from_slice(&large);
+                    out.hand_over(Bytes::from(large));
+                } else {
+                    out.push(&[byte; 5]);
+                    expected.extend_from_slice(&[byte; 5]);
+                }
+                if round % 5 == 4 && step == 7 {
+                    out.advance(3);
+                    expected.drain(..3);
+                }
+            }
+            assert_eq!(out.len(), expected.len());
+            assert_eq!(drained(&mut out, step), expected, "step {step}");
+            assert_eq!(out.taken(), out.end());
+        }
+    }
+
+    #[test]
+    fn buffers_of_the_idle_go_to_the_busy() {
+        let mut pool = Pool::default();
+        let mut first = Out::default();
+        first.push(b"abc");
+        first.retire(&mut pool);
+        assert!(pool.spare.is_empty(), "a buffer with bytes in it stays");
+        first.advance(3);
+        first.retire(&mut pool);
+        assert_eq!(pool.spare.len(), 1);
+        let mut second = Out::default();
+        second.equip(&mut pool);
+        assert!(pool.spare.is_empty() && second.tail.capacity() >= 3);
+    }
+}
