@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use cases::{Case, Step, parse};
 use run::{Protocol, Target};
-use support::{Proxy, Redis, Value, shards};
+use support::{Proxy, Redis, shards};
 
 /// Cases whose answers differ from a plain server's, by their whole line, and why.
 const EXCEPTIONS: &[(&str, &str)] = &[
@@ -73,10 +73,13 @@ fn no_command_is_left_out() {
     let redis = Redis::start();
     let known = commands(&redis);
     let mut target = Target::new(redis.address(), Protocol::Resp2);
+    let mut silent = Vec::new();
     let mut uses = HashMap::<String, (u32, u32)>::new();
     for case in all_cases(&redis) {
         for (line, step) in target.run(&case).iter().zip(&case.steps) {
-            assert!(!line.answer.contains("<no reply>"), "waits for what never comes: {}: {}", case.text, line.step);
+            if line.answer.contains("<no reply>") {
+                silent.push(format!("{}: {}", case.text, line.step));
+            }
             let (good, wrong) = uses.entry(name_of(step, &known)).or_default();
             if line.is_error {
                 *wrong += 1;
@@ -85,9 +88,11 @@ fn no_command_is_left_out() {
             }
         }
     }
+    assert!(silent.is_empty(), "waits for what never comes: {silent:#?}");
     let is_missing = |(name, command): &(&String, &Known)| {
         let (good, wrong) = uses.get(*name).copied().unwrap_or_default();
-        if command.has_keys { good == 0 || wrong == 0 } else { good + wrong == 0 }
+        let never_wrong = command.arity == -1;
+        if command.has_keys { good == 0 || (wrong == 0 && !never_wrong) } else { good + wrong == 0 }
     };
     let missing = known.iter().filter(is_missing).map(|(name, _)| (name, uses.get(name))).collect::<Vec<_>>();
     println!("commands and subcommands {}, without a case {}", known.len(), missing.len());
