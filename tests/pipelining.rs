@@ -1,6 +1,8 @@
 //! The promise of order: whatever is sent, cut and mixed at random, every reply comes once and in
 //! its place. A model in the test knows the only right reply to each request.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "a test may panic and print")]
+
 mod support;
 
 use std::collections::{BTreeMap, HashMap};
@@ -44,7 +46,8 @@ fn storm(address: SocketAddr, number: usize, mut random: Random) -> usize {
             // Leaves in the middle: what was sent may have run or not, on keys of its own.
             let mut leaving = Client::connect(address);
             let mut orphan = Model::new(&format!("c{number}:left{round}:"));
-            let bytes = (0..random.between(1, 200)).flat_map(|_| request(&orphan.next(&mut random).0)).collect::<Vec<_>>();
+            let bytes =
+                (0..random.between(1, 200)).flat_map(|_| request(&orphan.next(&mut random).0)).collect::<Vec<_>>();
             let cut = random.between(1, bytes.len());
             leaving.send_raw(&bytes[..cut]);
             if random.one_in(2) {

@@ -2,6 +2,8 @@
 //! the byte, in RESP2 and RESP3. The cases stand in `transparency/*.txt`; what differs on purpose
 //! stands in [`EXCEPTIONS`], with its reason, and nowhere else.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "a test may panic and print")]
+
 #[path = "transparency/cases.rs"]
 mod cases;
 #[path = "transparency/run.rs"]
@@ -50,7 +52,8 @@ fn the_suite_finds_nothing_between_two_plain_servers() {
     for protocol in [Protocol::Resp2, Protocol::Resp3] {
         let (one, two) = (Redis::start(), Redis::start());
         let all = all_cases(&one);
-        let differing = compare(&all, &mut Target::new(one.address(), protocol), &mut Target::new(two.address(), protocol));
+        let differing =
+            compare(&all, &mut Target::new(one.address(), protocol), &mut Target::new(two.address(), protocol));
         assert!(differing.is_empty(), "{} differ:\n{}", differing.len(), report(&differing));
     }
 }
@@ -104,7 +107,8 @@ fn behind_ringway(protocol: Protocol) {
     let shards = shards(3);
     let proxy = Proxy::over(&shards).start();
     let all = all_cases(&plain);
-    let differing = compare(&all, &mut Target::new(plain.address(), protocol), &mut Target::new(proxy.address(), protocol));
+    let differing =
+        compare(&all, &mut Target::new(plain.address(), protocol), &mut Target::new(proxy.address(), protocol));
     let excused = |line: &str| EXCEPTIONS.iter().any(|(case, _)| *case == line);
     for (case, reason) in EXCEPTIONS {
         assert!(all.iter().any(|one| one.text == *case), "an exception without a case: {case}");
@@ -158,7 +162,8 @@ fn commands(redis: &Redis) -> BTreeMap<String, Known> {
 
 /// The table's name of what a step sends: `get`, `config|get`.
 fn name_of(step: &Step, known: &BTreeMap<String, Known>) -> String {
-    let word = |at: usize| step.words.get(at).map(|word| String::from_utf8_lossy(word).to_lowercase()).unwrap_or_default();
+    let word =
+        |at: usize| step.words.get(at).map(|word| String::from_utf8_lossy(word).to_lowercase()).unwrap_or_default();
     let long = format!("{}|{}", word(0), word(1));
     if known.contains_key(&long) { long } else { word(0) }
 }

@@ -25,6 +25,8 @@ pub enum Answer {
     Silence,
 }
 
+type Script = dyn Fn(&[Vec<u8>]) -> Answer + Send + Sync;
+
 /// The listening fake. Dropping it closes everything.
 pub struct Fake {
     address: SocketAddr,
@@ -32,7 +34,7 @@ pub struct Fake {
 }
 
 struct Shared {
-    script: Box<dyn Fn(&[Vec<u8>]) -> Answer + Send + Sync>,
+    script: Box<Script>,
     server: SocketAddr,
     closed: AtomicBool,
     accepted: AtomicU32,

@@ -233,7 +233,7 @@ impl Drop for Proxy {
         if !std::thread::panicking() {
             self.check_log();
         } else {
-            eprintln!("the proxy's log:\n{}", self.log().join("\n"));
+            println!("the proxy's log:\n{}", self.log().join("\n"));
         }
     }
 }

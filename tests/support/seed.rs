@@ -10,9 +10,8 @@ impl Random {
     /// The seed of this run: `RINGWAY_TEST_SEED`, else the clock; printed so that it can be given.
     pub fn of_this_run(test: &str) -> Self {
         let given = std::env::var("RINGWAY_TEST_SEED").ok().and_then(|text| text.parse().ok());
-        let seed = given.unwrap_or_else(|| {
-            SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64)
-        });
+        let seed = given
+            .unwrap_or_else(|| SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64));
         println!("{test}: RINGWAY_TEST_SEED={seed}");
         Self(seed)
     }

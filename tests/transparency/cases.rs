@@ -71,7 +71,9 @@ fn step(words: &[(Vec<u8>, bool)]) -> Step {
     let mut step = Step { on: "a".to_owned(), replies: 1, ..Step::default() };
     for (word, quoted) in words {
         let text = String::from_utf8_lossy(word).into_owned();
-        let Some(option) = text.strip_prefix('~').filter(|option| !option.is_empty() && !quoted && step.words.is_empty()) else {
+        let Some(option) =
+            text.strip_prefix('~').filter(|option| !option.is_empty() && !quoted && step.words.is_empty())
+        else {
             step.words.push(word.clone());
             continue;
         };

@@ -177,6 +177,7 @@ fn shown(raw: &[u8]) -> String {
         return raw.escape_ascii().to_string();
     }
     // Long replies are compared whole, by their sum, and shown by their beginning.
-    let sum = raw.iter().fold(0xcbf2_9ce4_8422_2325_u64, |sum, &byte| (sum ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+    let sum =
+        raw.iter().fold(0xcbf2_9ce4_8422_2325_u64, |sum, &byte| (sum ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
     format!("{} ... {} bytes, sum {sum:016x}", raw[..200].escape_ascii(), raw.len())
 }

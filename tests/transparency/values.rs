@@ -17,7 +17,8 @@ fn words(args: &[&[u8]]) -> Vec<Vec<u8>> {
 /// Everything that may be a key or a value, from nothing to 256 KiB.
 fn blobs() -> Vec<Vec<u8>> {
     let mut random = Random::new(1);
-    let mut all = words(&[b"", b"\0", b"\r\n", b"a\r\n$3\r\nb", b"*1\r\n$4\r\nPING\r\n", b"{", b"{}", b"}{", b"{t}", b"a{}b{c}"]);
+    let mut all =
+        words(&[b"", b"\0", b"\r\n", b"a\r\n$3\r\nb", b"*1\r\n$4\r\nPING\r\n", b"{", b"{}", b"}{", b"{t}", b"a{}b{c}"]);
     all.push((0..=255).collect());
     for size in [511, 512, 513, 4_095, 4_096, 16_383, 16_384, 16_385, 65_535, 65_536, 65_537, 262_144] {
         all.push(random.bytes(size));
@@ -88,7 +89,8 @@ fn values_of_64_mib_pass_both_ways() {
     let proxy = proxy();
     let value = Random::new(7).bytes(64 << 20);
     let mut client = proxy.client();
-    let before_and_after = [words(&[b"PING"]), words(&[b"SET", b"huge", &value]), words(&[b"PING"]), words(&[b"STRLEN", b"huge"])];
+    let before_and_after =
+        [words(&[b"PING"]), words(&[b"SET", b"huge", &value]), words(&[b"PING"]), words(&[b"STRLEN", b"huge"])];
     let pong = Value::Simple(b"PONG".to_vec());
     let length = Value::Int(value.len() as i64);
     assert_eq!(client.pipeline(&before_and_after), [pong.clone(), Value::ok(), pong.clone(), length]);
