@@ -73,13 +73,12 @@ pub enum Keys {
         step: u8,
     },
     /// Argument `count` holds the number of keys, which follow it; `target` is one more key before
-    /// it (0: none), as in `ZUNIONSTORE dst 2 a b`. No keys at all is an error.
+    /// it (0: none), as in `ZUNIONSTORE dst 2 a b`. The number may be 0 here: EVAL allows it, and
+    /// where it is an error the server says so.
     Counted {
         target: u8,
         count: u8,
     },
-    /// EVAL, FCALL and their kin: argument 2 holds the number of keys that follow, which may be 0.
-    Script,
     /// The keys are the first half of what follows the word `STREAMS` (XREAD, XREADGROUP).
     Streams,
     /// Argument 1, and what follows `STORE` (SORT); BY and GET patterns are not keys here.
@@ -290,6 +289,9 @@ impl Command {
 
 impl Class {
     pub const ALL: [Self; 6] = [Self::Read, Self::Write, Self::Split, Self::Every, Self::Local, Self::Session];
+
+    /// The metric labels, in the order of [`Self::ALL`].
+    pub const NAMES: [&'static str; 6] = ["read", "write", "split", "every", "local", "session"];
 
     /// The metric label; a class's number is its place in [`Self::ALL`].
     #[must_use]

@@ -1,1 +1,440 @@
-//! engine
+//! The engine: bytes of clients and servers in, bytes for clients and servers out. Pure.
+//!
+//! ```text
+//! client bytes -> scan -> row -> plan -> frame into a connection's `out`, tag on its FIFO, slot opened
+//! server bytes -> scan -> tag off the FIFO -> slot settled -> reply into the client's `out`, in order
+//! ```
+//!
+//! It knows no socket and no clock: whoever drives it says what time it is, hands over what was
+//! received, and writes what lies in the `out` of everything that was marked dirty. News for the
+//! driver (connect, close) are [`Order`]s. Everything below is one thread's; nothing here blocks.
+
+mod client;
+mod conn;
+mod failure;
+mod inbox;
+mod local;
+mod merge;
+mod out;
+mod reply;
+mod request;
+mod session;
+
+use std::collections::{HashMap, VecDeque};
+use std::mem;
+use std::sync::Arc;
+
+use bytes::BufMut;
+use slab::Slab;
+
+pub use client::About;
+pub use out::Out;
+
+use crate::command::{self, Class};
+use crate::metrics::{Labels, WorkerMetrics};
+use crate::resp::{Limits, Proto, Span};
+use crate::topology::{ShardId, Topology};
+use client::{Client, End, Park};
+use conn::{Conn, Link, Use};
+use out::Pool;
+
+/// Where an index of no connection is needed.
+const NONE: u32 = u32::MAX;
+
+/// What a parked client may still send.
+const PARKED_BYTES_MAX: usize = 4 * 1024;
+
+/// Limits, timeouts and permissions. Times are microseconds of the driver's clock.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub limits: Limits,
+    /// Bytes that one client may have sent and not seen used.
+    pub query_bytes_max: usize,
+    /// Requests of one client in flight; at the limit its socket is not read.
+    pub client_inflight_max: usize,
+    /// Bytes of replies that one client has not read; at the limit its socket is not read.
+    pub client_output_bytes_max: usize,
+    /// Bytes that wait to be written to one connection of a backend.
+    pub backend_buffer_bytes_max: usize,
+    /// Requests of one connection of a backend in flight.
+    pub backend_inflight_max: usize,
+    /// Connections of one backend that single clients hold (transactions, blocking commands).
+    pub leases_max: usize,
+    pub request_timeout: u64,
+    pub script_timeout: u64,
+    /// Who may use the proxy; with nobody listed, everybody may.
+    pub users: Vec<User>,
+    /// Local clients are admins when nobody is listed.
+    pub admin: bool,
+    pub keyless_scripts: Option<ShardId>,
+    /// Rows of the command table that nobody may use.
+    pub deny: Vec<command::CommandId>,
+    /// How each shard wants to be greeted, by [`ShardId`].
+    pub credentials: Vec<Credentials>,
+    /// Databases that `SELECT` knows.
+    pub databases: u32,
+    /// The process' start in Unix microseconds, the clock's zero.
+    pub epoch: u64,
+    /// How the proxy names itself in INFO.
+    pub facts: Facts,
+}
+
+/// What INFO and HELLO say of the process.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    pub version: &'static str,
+    pub port: u16,
+    pub pid: u32,
+    pub run_id: String,
+    pub threads: usize,
+    pub clients_max: usize,
+}
+
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct User {
+    pub name: String,
+    pub password: String,
+    pub admin: bool,
+}
+
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Credentials {
+    pub username: Option<String>,
+    pub password: Option<String>,
+}
+
+impl std::fmt::Debug for User {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("User").field("name", &self.name).field("admin", &self.admin).finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Credentials").field("username", &self.username).finish_non_exhaustive()
+    }
+}
+
+/// What the driver is to do with sockets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Connect `conn` to its shard, and again whenever it is lost while it is shared.
+    Connect { conn: u32, shard: ShardId },
+    /// The connection is over and forgotten.
+    Close { conn: u32 },
+    /// The socket is broken or not to be trusted: close it, and connect anew.
+    Reconnect { conn: u32 },
+    /// Write what is left for the client, then close it.
+    CloseClient { client: u32 },
+}
+
+/// Why a connection to a server is not there (any more).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    Connect,
+    Lost,
+    Timeout,
+    Protocol,
+    Auth,
+}
+
+/// What the engine knows about one shard.
+#[derive(Debug)]
+struct ShardState {
+    /// Shared connections to database 0, by protocol.
+    shared: [u32; 2],
+    /// Shared connections to other databases.
+    others: HashMap<(Proto, u32), u32>,
+    /// Leases that nobody holds.
+    idle: Vec<u32>,
+    /// Leases there are.
+    leases: usize,
+    /// What the server calls its version, once it was asked.
+    version: Option<String>,
+}
+
+#[derive(Debug)]
+pub struct Engine {
+    options: Options,
+    topology: Arc<Topology>,
+    metrics: Arc<WorkerMetrics>,
+    /// Microseconds of the driver's clock.
+    now: u64,
+    generation: u32,
+    clients: Slab<Client>,
+    conns: Slab<Conn>,
+    shards: Vec<ShardState>,
+    dirty_conns: Vec<u32>,
+    dirty_clients: Vec<u32>,
+    /// Clients that were parked and may go on.
+    resume: Vec<(u32, u32)>,
+    orders: VecDeque<Order>,
+    pool: Pool,
+    /// Scratch: the arguments of the request at hand, the positions of its keys.
+    spans: Vec<Span>,
+    keys: Vec<u32>,
+}
+
+/// The labels of [`WorkerMetrics`], in the order in which the engine counts.
+#[must_use]
+pub fn labels(topology: &Topology) -> Labels {
+    Labels {
+        commands: command::all().iter().map(|row| row.name).collect(),
+        classes: const { &Class::NAMES },
+        error_kinds: failure::KINDS,
+        cross_kinds: &["refused"],
+        backends: topology.shards().iter().map(|shard| shard.name.clone()).collect(),
+    }
+}
+
+impl Engine {
+    /// Every shard gets its first connection at once.
+    #[must_use]
+    pub fn new(options: Options, topology: Arc<Topology>, metrics: Arc<WorkerMetrics>) -> Self {
+        let shards = topology.shards().iter().map(|_| ShardState::new()).collect();
+        let mut engine = Self {
+            options,
+            topology,
+            metrics,
+            now: 0,
+            generation: 0,
+            clients: Slab::new(),
+            conns: Slab::new(),
+            shards,
+            dirty_conns: Vec::new(),
+            dirty_clients: Vec::new(),
+            resume: Vec::new(),
+            orders: VecDeque::new(),
+            pool: Pool::default(),
+            spans: Vec::new(),
+            keys: Vec::new(),
+        };
+        for index in 0..engine.shards.len() {
+            engine.shared(ShardId(index as u16), Proto::Resp2, 0);
+        }
+        engine
+    }
+
+    /// Says what time it is; it never goes back.
+    pub fn set_now(&mut self, now: u64) {
+        self.now = now;
+    }
+
+    #[must_use]
+    pub fn topology(&self) -> &Arc<Topology> {
+        &self.topology
+    }
+
+    // Clients.
+
+    /// A client connected; the number names it until [`client_gone`](Self::client_gone).
+    pub fn client_open(&mut self, about: About) -> u32 {
+        self.generation = self.generation.wrapping_add(1);
+        let mut client = Client::new(self.generation, About { since: self.now, active: self.now, ..about });
+        if !self.options.users.is_empty() {
+            client.session_mut().authenticated = false;
+        }
+        self.metrics.clients.inc();
+        self.metrics.clients_total.inc();
+        self.clients.insert(client) as u32
+    }
+
+    /// The client's socket is closed: whatever it still waits for is dropped when it comes.
+    pub fn client_gone(&mut self, id: u32) {
+        let Some(mut client) = self.clients.try_remove(id as usize) else { return };
+        self.metrics.clients.dec();
+        client.out.clear();
+        client.out.retire(&mut self.pool);
+        if let Some(session) = client.session.take() {
+            self.end_session(&session);
+        }
+    }
+
+    /// The client sends nothing more; it still gets what it asked for.
+    pub fn client_eof(&mut self, id: u32) {
+        let Some(client) = self.clients.get_mut(id as usize) else { return };
+        if client.end == End::Open {
+            client.end = End::HalfClosed;
+        }
+        let blocked = client.session.as_ref().is_some_and(|session| session.blocked != NONE);
+        if blocked || client.is_finished() {
+            self.orders.push_back(Order::CloseClient { client: id });
+        }
+    }
+
+    /// Where the client's next bytes are to be received when a large request is under way.
+    pub fn client_direct(&mut self, id: u32) -> Option<impl BufMut + '_> {
+        self.clients.get_mut(id as usize)?.inbox.direct()
+    }
+
+    /// Whether the client's socket is to be read. One that may not go on is read a little, so that
+    /// its hanging up is seen.
+    #[must_use]
+    pub fn client_wants(&self, id: u32) -> bool {
+        self.clients.get(id as usize).is_some_and(|client| {
+            client.end == End::Open && (client.park == Park::No || client.inbox.len() < PARKED_BYTES_MAX)
+        })
+    }
+
+    #[must_use]
+    pub fn client_out(&mut self, id: u32) -> Option<&mut Out> {
+        self.clients.get_mut(id as usize).map(|client| &mut client.out)
+    }
+
+    /// The client's output was written, or some of it.
+    #[inline]
+    pub fn client_written(&mut self, id: u32, count: usize) {
+        let Some(client) = self.clients.get_mut(id as usize) else { return };
+        self.metrics.bytes_out.add(count as u64);
+        if client.out.is_empty() && client.slots.is_empty() {
+            client.rest(&mut self.pool);
+            if client.is_finished() {
+                self.orders.push_back(Order::CloseClient { client: id });
+            }
+        }
+        if client.park == Park::Window {
+            self.resume.push((id, client.generation));
+        }
+    }
+
+    // Connections.
+
+    #[must_use]
+    pub fn conn_out(&mut self, id: u32) -> Option<&mut Out> {
+        self.conns.get_mut(id as usize)?.writable()
+    }
+
+    pub fn conn_direct(&mut self, id: u32) -> Option<impl BufMut + '_> {
+        self.conns.get_mut(id as usize)?.inbox.direct()
+    }
+
+    /// Some of the connection's output was written.
+    #[inline]
+    pub fn conn_written(&mut self, id: u32) {
+        let Some(conn) = self.conns.get_mut(id as usize) else { return };
+        if !conn.waiters.is_empty() {
+            self.release_waiters(id);
+        }
+    }
+
+    // News.
+
+    /// Connections and clients with something to write, each once.
+    pub fn take_dirty(&mut self, conns: &mut Vec<u32>, clients: &mut Vec<u32>) {
+        conns.append(&mut self.dirty_conns);
+        clients.append(&mut self.dirty_clients);
+        for id in conns.iter() {
+            if let Some(conn) = self.conns.get_mut(*id as usize) {
+                conn.dirty = false;
+            }
+        }
+        for id in clients.iter() {
+            if let Some(client) = self.clients.get_mut(*id as usize) {
+                client.dirty = false;
+            }
+        }
+    }
+
+    #[must_use]
+    pub fn is_dirty(&self) -> bool {
+        !self.dirty_conns.is_empty() || !self.dirty_clients.is_empty()
+    }
+
+    #[must_use]
+    pub fn next_order(&mut self) -> Option<Order> {
+        self.orders.pop_front()
+    }
+
+    /// Lets clients that were parked and may go on do so; their numbers are left in `resumed`.
+    pub fn resume_clients(&mut self, resumed: &mut Vec<u32>) {
+        while !self.resume.is_empty() {
+            for (id, generation) in mem::take(&mut self.resume) {
+                let parked = |client: &Client| client.generation == generation && client.park != Park::No;
+                if self.clients.get(id as usize).is_some_and(parked) && self.client_resumed(id) {
+                    resumed.push(id);
+                }
+            }
+        }
+    }
+
+    // Private.
+
+    /// The shared connection for such requests; [`NONE`] while its shard is not connected.
+    #[inline]
+    fn shared(&mut self, shard: ShardId, proto: Proto, db: u32) -> u32 {
+        let state = &self.shards[shard.0 as usize];
+        let known = if db == 0 {
+            state.shared[proto as usize]
+        } else {
+            state.others.get(&(proto, db)).copied().unwrap_or(NONE)
+        };
+        if known != NONE {
+            return if self.conns[known as usize].link == Link::Down { NONE } else { known };
+        }
+        self.shared_new(shard, proto, db)
+    }
+
+    #[cold]
+    fn shared_new(&mut self, shard: ShardId, proto: Proto, db: u32) -> u32 {
+        // A shard that is known to be down would only be asked in vain.
+        let base = self.shards[shard.0 as usize].shared[0];
+        if base != NONE && self.conns[base as usize].link == Link::Down {
+            return NONE;
+        }
+        let id = self.conn_new(shard, proto, db, Use::Shared);
+        let state = &mut self.shards[shard.0 as usize];
+        if db == 0 {
+            state.shared[proto as usize] = id;
+        } else {
+            state.others.insert((proto, db), id);
+        }
+        id
+    }
+
+    fn conn_new(&mut self, shard: ShardId, proto: Proto, db: u32, purpose: Use) -> u32 {
+        let id = self.conns.insert(Conn::new(shard, proto, db, purpose)) as u32;
+        self.orders.push_back(Order::Connect { conn: id, shard });
+        id
+    }
+
+    #[inline]
+    fn mark_conn(&mut self, id: u32) {
+        let conn = &mut self.conns[id as usize];
+        if !conn.dirty {
+            conn.dirty = true;
+            self.dirty_conns.push(id);
+        }
+    }
+
+    #[inline]
+    fn mark_client(&mut self, id: u32) {
+        let client = &mut self.clients[id as usize];
+        if !client.dirty {
+            client.dirty = true;
+            self.dirty_clients.push(id);
+        }
+    }
+
+    fn release_waiters(&mut self, id: u32) {
+        let conn = &mut self.conns[id as usize];
+        let room = conn.out.len() * 2 <= self.options.backend_buffer_bytes_max
+            && conn.fifo.len() * 2 <= self.options.backend_inflight_max;
+        if room || conn.link == Link::Down {
+            self.resume.append(&mut conn.waiters);
+        }
+    }
+
+    /// The lowest version of all servers; a plausible one before any was heard.
+    fn server_version(&self) -> String {
+        let key =
+            |version: &&String| -> Vec<u32> { version.split('.').map(|part| part.parse().unwrap_or(0)).collect() };
+        let known = self.shards.iter().filter_map(|shard| shard.version.as_ref());
+        known.min_by_key(key).cloned().unwrap_or_else(|| "7.0.0".to_owned())
+    }
+}
+
+impl ShardState {
+    fn new() -> Self {
+        Self { shared: [NONE; 2], others: HashMap::new(), idle: Vec::new(), leases: 0, version: None }
+    }
+}

@@ -15,15 +15,15 @@ pub mod config;
 
 pub mod demo;
 
-pub mod admin;
 pub mod server;
+pub mod admin;
 
 pub mod worker;
 
-pub mod command;
 pub mod engine;
-pub mod resp;
 pub mod route;
 pub mod topology;
+pub mod command;
+pub mod resp;
 
 pub mod metrics;

@@ -109,6 +109,8 @@ pub struct ControlMetrics {
 pub struct BackendTotals {
     /// Every worker can use it.
     pub up: bool,
+    /// How many workers can use it.
+    pub workers_up: usize,
     pub requests: u64,
     pub errors: u64,
     pub connections: i64,
@@ -334,18 +336,19 @@ impl Reload {
 
 impl Cells {
     fn backend(&self, index: usize) -> BackendTotals {
-        let mut totals = BackendTotals { up: !self.workers.is_empty(), ..BackendTotals::default() };
+        let mut totals = BackendTotals::default();
         for worker in &self.workers {
             let Some(backend) = worker.backends.get(index) else {
                 return BackendTotals::default();
             };
-            totals.up &= backend.up.value() > 0;
+            totals.workers_up += usize::from(backend.up.value() > 0);
             totals.requests += backend.requests.value();
             totals.errors += backend.errors.iter().map(Counter::value).sum::<u64>();
             totals.connections += backend.connections.value();
             totals.inflight += backend.inflight.value();
             totals.reconnects += backend.reconnects.value();
         }
+        totals.up = totals.workers_up > 0 && totals.workers_up == self.workers.len();
         totals
     }
 }

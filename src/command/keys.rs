@@ -20,16 +20,12 @@ impl Keys {
             Self::None => {}
             Self::Range { first, last, step } => range(args.len(), first, last, step, out)?,
             Self::Counted { target, count } => {
-                let keys = counted(args, count as usize)?;
-                if keys.is_empty() {
-                    return Err(BadKeys);
-                }
+                let keys = counted(args, usize::from(count))?;
                 if target != 0 {
                     out.push(u32::from(target));
                 }
                 out.extend(keys);
             }
-            Self::Script => out.extend(counted(args, 2)?),
             Self::Streams => out.extend(streams(args)?),
             Self::Sort => sort(args, out)?,
             Self::GeoRadius => georadius(args, out)?,
@@ -244,7 +240,7 @@ mod tests {
         check("BLMPOP 0 2 a b LEFT COUNT 3", "a b");
         check("BZMPOP 1.5 1 a MIN", "a");
         check("ZMPOP 2 a b MAX", "a b");
-        check("ZUNION 0 a", "bad");
+        check("ZUNION 0 a", "");
         check("ZUNION -1 a", "bad");
         check("ZUNION two a b", "bad");
         check("ZUNION 02 a b", "bad");
@@ -253,7 +249,7 @@ mod tests {
         check("ZUNION '' a b", "bad");
         check("ZUNION 3 a b", "bad");
         check("ZUNION 18446744073709551617 a b", "bad");
-        check("ZUNIONSTORE d 0 a", "bad");
+        check("ZUNIONSTORE d 0 a", "d");
         check("ZUNIONSTORE d", "bad");
         check("ZUNIONSTORE", "bad");
     }

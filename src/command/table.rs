@@ -121,7 +121,7 @@ const fn write(name: &'static str, arity: i16, flags: u32, keys: Keys) -> Comman
 
 /// A body may write or not, so Redis calls it neither.
 const fn script(name: &'static str) -> Command {
-    row(name, -3, SCRIPT | MAY_REPLICATE, Keys::Script, Route::Keys)
+    row(name, -3, SCRIPT | MAY_REPLICATE, COUNT_2, Route::Keys)
 }
 
 const fn blocking(name: &'static str, arity: i16, flags: u32, keys: Keys) -> Command {

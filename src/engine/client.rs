@@ -15,7 +15,7 @@ use super::merge::Merge;
 use super::out::{LARGE_BYTES, Out, Pool};
 use super::session::Session;
 use crate::command::Class;
-use crate::resp::{Proto, RequestScanner};
+use crate::resp::{Proto, Reply, RequestScanner};
 
 /// A reply, as it comes from a server's connection.
 #[derive(Debug)]
@@ -60,12 +60,24 @@ pub(super) enum State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Park {
     No,
-    /// Too many requests in flight or bytes undelivered, or a backend is full: try again when there is room.
+    /// Too many requests in flight or bytes undelivered.
     Window,
     /// The next request needs all earlier replies first.
     Empty,
+    /// A connection to a server has no room; it says when it has.
+    Room,
     /// CLIENT PAUSE, or a look-up that is under way.
     Held,
+}
+
+/// Whether a client sends more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    Open,
+    /// It sends nothing more; what it sent is carried out and answered.
+    HalfClosed,
+    /// Nothing more is read; it is closed once every reply is written.
+    Closing,
 }
 
 #[derive(Debug)]
@@ -88,8 +100,7 @@ pub(super) struct Client {
     pub(super) dirty: bool,
     /// Until the ring is empty no further request is looked at.
     pub(super) exclusive: bool,
-    /// No request is read any more; closed when all replies are written.
-    pub(super) closing: bool,
+    pub(super) end: End,
     pub(super) mute: bool,
     /// Everything that most clients do not have: transactions, subscriptions, a failed login.
     pub(super) session: Option<Box<Session>>,
@@ -134,11 +145,49 @@ impl Client {
             park: Park::No,
             dirty: false,
             exclusive: false,
-            closing: false,
+            end: End::Open,
             mute: false,
             session: None,
             about: Box::new(about),
         }
+    }
+
+    /// The rare half of the client, made when it is first needed.
+    pub(super) fn session_mut(&mut self) -> &mut Session {
+        self.session.get_or_insert_default()
+    }
+
+    #[inline]
+    pub(super) fn is_authenticated(&self) -> bool {
+        self.session.as_ref().is_none_or(|session| session.authenticated)
+    }
+
+    /// It has sent all that it will, and has got all that it asked for.
+    #[inline]
+    pub(super) fn is_finished(&self) -> bool {
+        self.slots.is_empty()
+            && self.out.is_empty()
+            && match self.end {
+                End::Open => false,
+                End::HalfClosed => self.park == Park::No,
+                End::Closing => true,
+            }
+    }
+
+    /// Writes an answer of the proxy's own behind everything that is still to come.
+    pub(super) fn answer(&mut self, write: impl FnOnce(&mut Reply<'_>), at: u64) {
+        let proto = self.proto;
+        if self.slots.is_empty() {
+            if !self.mute {
+                self.out.write(|out| write(&mut Reply::new(out, proto)));
+            }
+            return;
+        }
+        let start = self.stash.len();
+        write(&mut Reply::new(&mut self.stash, proto));
+        let state = State::Stashed { start: start as u32, len: (self.stash.len() - start) as u32 };
+        self.stashed += 1;
+        self.open(state, Class::Local, at);
     }
 
     /// Opens the next slot and returns its number.

@@ -104,6 +104,12 @@ impl Conn {
         }
     }
 
+    /// There is a socket.
+    #[inline]
+    pub(super) fn is_linked(&self) -> bool {
+        matches!(self.link, Link::Up | Link::Greeting)
+    }
+
     /// What may be written now.
     pub(super) fn writable(&mut self) -> Option<&mut Out> {
         match self.link {

@@ -12,7 +12,7 @@ use std::mem;
 use bytes::Bytes;
 
 /// Frames of at least this many bytes are handed over, smaller ones are copied.
-pub const LARGE_BYTES: usize = 16 * 1024;
+pub(super) const LARGE_BYTES: usize = 16 * 1024;
 /// An empty buffer of more capacity than this is not kept.
 const KEPT_BYTES_MAX: usize = 256 * 1024;
 /// Buffers that wait for somebody who has something to write.

@@ -33,7 +33,9 @@ fn workers_are_summed() {
         worker.errors[1].inc();
         worker.cross_shard[0].inc();
     }
-    let check = |series: &str, expected: f64| assert_eq!(value(&metrics, series), Some(expected), "{series}");
+    let check = |series: &str, expected: f64| {
+        assert_eq!(value(&metrics, series), Some(expected), "{series}");
+    };
     check("ringway_requests_total{command=\"get\"}", 6.0);
     check("ringway_client_connections", 3.0);
     check("ringway_client_bytes_total{direction=\"in\"}", 30.0);
@@ -98,7 +100,9 @@ fn control_figures_and_refusals() {
     metrics.worker(0).refuse(Refusal::MaxClients);
     assert_eq!(value(&metrics, "ringway_client_connections_max"), None);
     control.clients_max.set(10_000);
-    let check = |series: &str, expected: f64| assert_eq!(value(&metrics, series), Some(expected), "{series}");
+    let check = |series: &str, expected: f64| {
+        assert_eq!(value(&metrics, series), Some(expected), "{series}");
+    };
     check("ringway_topology_version", 7.0);
     check("ringway_slots{backend=\"a\"}", 16384.0);
     check("ringway_config_reloads_total{result=\"failure\"}", 1.0);

@@ -1,0 +1,320 @@
+//! Several servers' replies become one. Pure: parts in, the client's reply out, or the next question.
+
+use std::mem;
+
+use super::client::Answer;
+use super::request::{Request, composite};
+use crate::command::Every;
+use crate::resp::{Proto, Reply, ReplyScanner, Scanned, elements, integer, request};
+use crate::topology::{ShardId, Topology};
+
+/// An answer that is made of parts.
+#[derive(Debug)]
+pub(super) struct Merge {
+    kind: Kind,
+    /// Replies still to come.
+    pending: usize,
+    /// By part; empty where none came, or none is needed.
+    parts: Vec<Vec<u8>>,
+    /// The command may have changed something on the shards that did not fail.
+    writes: bool,
+}
+
+/// How parts become an answer.
+#[derive(Debug)]
+pub(super) enum Kind {
+    /// Integers, summed.
+    Sum {
+        total: i64,
+    },
+    /// All must say OK.
+    Pairs,
+    /// Arrays whose elements go back to the places of their keys; the part that each key went to.
+    Values {
+        owners: Vec<u16>,
+    },
+    /// One part, whose cursor is rewritten: the shard's place, and where an ended scan goes on.
+    Scan {
+        place: u64,
+        next: u64,
+    },
+    /// A transaction that was sent as one batch.
+    Exec(Exec),
+    /// A shard per step until one has a key.
+    RandomKey {
+        left: Vec<ShardId>,
+    },
+    Every {
+        every: Every,
+        args: Vec<Vec<u8>>,
+    },
+}
+
+/// Part numbers of a transaction's batch.
+pub(super) const EXEC_QUEUED: u16 = 0;
+pub(super) const EXEC_RESULT: u16 = 1;
+
+#[derive(Debug, Default)]
+pub(super) struct Exec {
+    /// What the server said when it did not take a command.
+    pub(super) refused: Option<String>,
+    /// Replies that the proxy gives itself, by their places among the commands.
+    pub(super) local: Vec<(usize, Vec<u8>)>,
+    /// The client's database once the transaction ran.
+    pub(super) db: Option<u32>,
+}
+
+/// What a complete set of parts asks for.
+pub(super) enum Finish {
+    Reply(Vec<u8>),
+    /// A transaction's reply, and the database that the client is in when it ran.
+    Executed {
+        reply: Vec<u8>,
+        db: Option<u32>,
+    },
+    /// Another round: `frame` to each of `shards`.
+    Ask {
+        shards: Vec<ShardId>,
+        frame: Vec<u8>,
+        merge: Box<Merge>,
+    },
+}
+
+impl Kind {
+    /// The way to merge an all-shard command, and the request to send when it is not the client's own.
+    pub(super) fn of_every(every: Every, request: &Request<'_>, shards: usize) -> (Self, Option<Vec<u8>>) {
+        match every {
+            Every::Sum => (Self::Sum { total: 0 }, None),
+            Every::RandomKey if shards > 1 => {
+                let mut frame = Vec::new();
+                crate::resp::request(&mut frame, &["DBSIZE"]);
+                (Self::RandomKey { left: Vec::new() }, Some(frame))
+            }
+            _ => (Self::Every { every, args: request.args.iter().map(<[u8]>::to_vec).collect() }, None),
+        }
+    }
+}
+
+impl Merge {
+    pub(super) fn new(kind: Kind, pending: usize, writes: bool) -> Self {
+        let parts = match kind {
+            Kind::Exec(_) => 2,
+            _ => pending,
+        };
+        Self { kind, pending, parts: vec![Vec::new(); parts], writes }
+    }
+
+    /// Takes one part; true when it was the last.
+    pub(super) fn add(&mut self, part: u16, answer: &Answer<'_>) -> bool {
+        let bytes = answer.bytes();
+        self.pending -= 1;
+        let error = bytes.first() == Some(&b'-');
+        match &mut self.kind {
+            Kind::Sum { total } if !error => *total = total.wrapping_add(number(bytes)),
+            Kind::Pairs if !error => {}
+            Kind::Exec(exec) if part == EXEC_QUEUED => {
+                if error && exec.refused.is_none() {
+                    exec.refused = Some(text(bytes));
+                }
+            }
+            _ => {
+                if let Some(place) = self.parts.get_mut(part as usize) {
+                    *place = bytes.to_vec();
+                }
+            }
+        }
+        self.pending == 0
+    }
+
+    pub(super) fn finish(mut self: Box<Self>, proto: Proto, map: &Topology) -> Finish {
+        let kind = mem::replace(&mut self.kind, Kind::Pairs);
+        let parts = &self.parts;
+        let one_error = |kind: &Kind| match kind {
+            // Any shard that says OK has done it; a transaction's result stands for itself.
+            Kind::Exec(_) | Kind::Every { every: Every::Kill, .. } => None,
+            _ => parts.iter().find(|part| part.first() == Some(&b'-')),
+        };
+        if let Some(error) = one_error(&kind) {
+            return Finish::Reply(self.failed(error, &kind, map));
+        }
+        let mut out = Vec::new();
+        let mut reply = Reply::new(&mut out, proto);
+        match kind {
+            Kind::Sum { total } => _ = reply.integer(total),
+            Kind::Pairs => _ = reply.status("OK"),
+            Kind::Values { owners } => values(&mut reply, &owners, parts),
+            Kind::Scan { place, next } => scan(&mut reply, place, next, &parts[0]),
+            Kind::Exec(exec) => return executed(exec, mem::take(&mut self.parts)),
+            Kind::RandomKey { left } => return random_key(left, parts),
+            Kind::Every { every, args } => self.every(every, &args, &mut reply, map),
+        }
+        Finish::Reply(out)
+    }
+
+    fn every(&self, every: Every, _args: &[Vec<u8>], reply: &mut Reply<'_>, map: &Topology) {
+        let parts = &self.parts;
+        match every {
+            Every::Min | Every::Wait => _ = reply.integer(parts.iter().map(|part| number(part)).min().unwrap_or(0)),
+            Every::Concat => {
+                let count = parts.iter().map(|part| elements(part).count()).sum();
+                reply.array(count);
+                for element in parts.iter().flat_map(|part| elements(part)) {
+                    reply.raw(element);
+                }
+            }
+            Every::AllTrue => {
+                let mut all: Vec<i64> = elements(&parts[0]).map(number).collect();
+                for part in &parts[1..] {
+                    for (all, one) in all.iter_mut().zip(elements(part)) {
+                        *all = (*all).min(number(one));
+                    }
+                }
+                reply.array(all.len());
+                for one in all {
+                    reply.integer(one);
+                }
+            }
+            Every::Kill => {
+                let ran = parts.iter().find(|part| part.first() == Some(&b'+'));
+                _ = reply.raw(ran.unwrap_or(&parts[0]));
+            }
+            Every::Texts if parts.iter().any(|part| *part != parts[0]) => {
+                let each = parts.iter().zip(map.shards());
+                let said: Vec<String> = each.map(|(part, shard)| format!("{}: {}", shard.name, text(part))).collect();
+                reply.status(&said.join("; "));
+            }
+            _ => _ = reply.raw(&parts[0]),
+        }
+    }
+
+    /// The one error that the client gets. What may have been changed elsewhere is said.
+    fn failed(&self, error: &[u8], kind: &Kind, map: &Topology) -> Vec<u8> {
+        let done = |part: &&Vec<u8>| part.first() != Some(&b'-');
+        let all = !self.parts.iter().any(|part| done(&part));
+        if !self.writes || all {
+            return error.to_vec();
+        }
+        let text = match kind {
+            Kind::Every { .. } => {
+                let ran = self.parts.iter().zip(map.shards()).filter(|(part, _)| done(part));
+                let names: Vec<&str> = ran.map(|(_, shard)| shard.name.as_str()).collect();
+                format!("SHARDPARTIAL it ran on {}; another shard answered: {}", names.join(", "), text(error))
+            }
+            _ => format!("{} (other shards may have applied their part)", text(error)),
+        };
+        let mut out = Vec::new();
+        Reply::new(&mut out, Proto::Resp2).error(&text);
+        out
+    }
+}
+
+/// The integer of a reply `:n`.
+fn number(reply: &[u8]) -> i64 {
+    integer(line(reply)).unwrap_or(0)
+}
+
+/// The first line of a reply, without its type.
+fn line(reply: &[u8]) -> &[u8] {
+    let end = reply.iter().position(|byte| *byte == b'\r').unwrap_or(reply.len());
+    reply.get(1..end).unwrap_or(&[])
+}
+
+fn text(reply: &[u8]) -> String {
+    String::from_utf8_lossy(line(reply)).into_owned()
+}
+
+/// Each key's value comes from its part, in the order in which the part was asked.
+fn values(reply: &mut Reply<'_>, owners: &[u16], parts: &[Vec<u8>]) {
+    let header = |part: &Vec<u8>| part.iter().position(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+    let mut at: Vec<usize> = parts.iter().map(header).collect();
+    reply.array(owners.len());
+    for owner in owners {
+        let owner = *owner as usize;
+        let rest = &parts[owner][at[owner]..];
+        match ReplyScanner::default().scan(rest) {
+            Ok(Scanned::Frame { len }) => {
+                reply.raw(&rest[..len]);
+                at[owner] += len;
+            }
+            _ => _ = reply.null(),
+        }
+    }
+}
+
+fn scan(reply: &mut Reply<'_>, place: u64, next: u64, part: &[u8]) {
+    let mut fields = elements(part);
+    let (cursor, keys) = (fields.next().unwrap_or_default(), fields.next().unwrap_or_default());
+    let digits = cursor.split(|byte| *byte == b'\n').nth(1).unwrap_or_default();
+    let cursor = integer(digits.strip_suffix(b"\r").unwrap_or(digits)).and_then(|cursor| u64::try_from(cursor).ok());
+    let cursor = match cursor {
+        // This shard is through: on to the next one, or to the end.
+        Some(0) => Some(next),
+        Some(cursor) => composite(cursor, place),
+        None => None,
+    };
+    match cursor {
+        Some(cursor) => _ = reply.array(2).bulk(cursor.to_string()).raw(keys),
+        None => _ = reply.error("ERR a server's scan cursor is too large to pass on"),
+    }
+}
+
+/// First the shards' sizes, then a key of a shard drawn by its size; the others follow if it has none.
+fn random_key(left: Vec<ShardId>, parts: &[Vec<u8>]) -> Finish {
+    let mut left = left;
+    if parts.len() > 1 {
+        let sizes: Vec<u64> = parts.iter().map(|part| number(part).max(0) as u64).collect();
+        let total: u64 = sizes.iter().sum();
+        let mut at = draw(total, parts.as_ptr() as u64);
+        let first = sizes.iter().position(|size| {
+            let here = at < *size;
+            at = at.wrapping_sub(if here { 0 } else { *size });
+            here
+        });
+        let first = first.unwrap_or(0);
+        left = (0..sizes.len()).map(|n| ShardId(((first + n) % sizes.len()) as u16)).collect();
+    } else if !matches!(parts[0].as_slice(), b"$-1\r\n" | b"_\r\n") || left.is_empty() {
+        return Finish::Reply(parts[0].clone());
+    }
+    let shard = left.remove(0);
+    let mut frame = Vec::new();
+    request(&mut frame, &["RANDOMKEY"]);
+    Finish::Ask { shards: vec![shard], frame, merge: Box::new(Merge::new(Kind::RandomKey { left }, 1, false)) }
+}
+
+/// A number below `total` that differs from call to call.
+fn draw(total: u64, salt: u64) -> u64 {
+    use std::hash::{BuildHasher, Hasher, RandomState};
+    let mut hasher = RandomState::new().build_hasher();
+    hasher.write_u64(salt);
+    if total == 0 { 0 } else { hasher.finish() % total }
+}
+
+/// The reply to EXEC: the server's own, with the proxy's replies in their places.
+fn executed(exec: Exec, mut parts: Vec<Vec<u8>>) -> Finish {
+    let result = parts.pop().unwrap_or_default();
+    let mut out = Vec::new();
+    if let Some(refused) = exec.refused
+        && result.starts_with(b"-EXECABORT")
+    {
+        Reply::new(&mut out, Proto::Resp2).error(&format!("EXECABORT Transaction discarded because of: {refused}"));
+        return Finish::Executed { reply: out, db: None };
+    }
+    if !result.starts_with(b"*") || result.starts_with(b"*-1") {
+        return Finish::Executed { reply: result, db: None };
+    }
+    if exec.local.is_empty() {
+        return Finish::Executed { reply: result, db: exec.db };
+    }
+    let mut replies = elements(&result);
+    let count = elements(&result).count() + exec.local.len();
+    let mut local = exec.local.into_iter().peekable();
+    let mut reply = Reply::new(&mut out, Proto::Resp2);
+    reply.array(count);
+    for place in 0..count {
+        match local.next_if(|(at, _)| *at == place) {
+            Some((_, bytes)) => _ = reply.raw(&bytes),
+            None => _ = reply.raw(replies.next().unwrap_or(b"$-1\r\n")),
+        }
+    }
+    Finish::Executed { reply: out, db: exec.db }
+}

@@ -1,0 +1,540 @@
+//! A request's journey: read it, look it up, plan it, send it. `Engine::request` is the spine.
+
+use std::mem;
+
+use bytes::Bytes;
+
+use super::client::{End, Park, State};
+use super::conn::Tag;
+use super::merge::{Kind, Merge};
+use super::out::LARGE_BYTES;
+use super::{Engine, NONE, Order, failure};
+use crate::command::{Class, Command, CommandId, Every, Flags, Split};
+use crate::resp::{Args, ProtocolError, Reply, RequestScanner, Scan, Span, integer, request, split_inline};
+use crate::route::{self, Plan, Refusal, Rules};
+use crate::topology::ShardId;
+
+/// Shards that one scan cursor can tell apart, in its low bits.
+const CURSOR_SHARD_BITS: u32 = 10;
+/// Cursors stay below 2^53: some clients hold them as doubles.
+const CURSOR_BITS: u32 = 53;
+
+/// A request at hand: its bytes, its arguments, and the row that it names.
+#[derive(Clone, Copy)]
+pub(super) struct Request<'a> {
+    pub(super) frame: &'a [u8],
+    /// The same bytes when they are large and can be handed over.
+    pub(super) owned: Option<&'a Bytes>,
+    pub(super) args: Args<'a>,
+    pub(super) id: CommandId,
+    pub(super) row: &'static Command,
+}
+
+/// What became of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Flow {
+    /// It is answered, or will be.
+    Taken,
+    /// It was not touched and is to be looked at again.
+    Parked(Park),
+}
+
+/// Why the engine stopped reading a client's bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stop {
+    Partial {
+        need: usize,
+    },
+    Parked,
+    /// A large request is complete and can be handed over.
+    Large {
+        len: usize,
+    },
+    Closed,
+}
+
+impl Engine {
+    /// The client sent `bytes`.
+    pub fn client_bytes(&mut self, id: u32, bytes: &[u8]) {
+        self.metrics.bytes_in.add(bytes.len() as u64);
+        let Some(client) = self.clients.get_mut(id as usize) else { return };
+        client.about.active = self.now;
+        if !client.inbox.is_empty() || client.park != Park::No {
+            client.inbox.keep(bytes);
+            return self.unbox(id);
+        }
+        let (used, stop) = self.requests(id, bytes, false);
+        let client = &mut self.clients[id as usize];
+        if used < bytes.len() && stop != Stop::Closed {
+            if let Stop::Partial { need } = stop {
+                client.inbox.needs(need);
+            }
+            client.inbox.keep(&bytes[used..]);
+        }
+    }
+
+    /// `count` bytes of a large request were received where [`client_direct`](Self::client_direct) said.
+    pub fn client_filled(&mut self, id: u32, count: usize) {
+        self.metrics.bytes_in.add(count as u64);
+        self.unbox(id);
+    }
+
+    /// Looks again at what a parked client sent; whether its socket may be read again.
+    pub(super) fn client_resumed(&mut self, id: u32) -> bool {
+        if self.must_wait(id).is_some() {
+            return false;
+        }
+        let client = &mut self.clients[id as usize];
+        client.park = Park::No;
+        client.inbox.needs(0);
+        self.unbox(id);
+        self.close_if_finished(id);
+        self.clients.get(id as usize).is_some_and(|client| client.park == Park::No)
+    }
+
+    /// Uses what the client's inbox holds.
+    fn unbox(&mut self, id: u32) {
+        let Some(client) = self.clients.get_mut(id as usize) else { return };
+        if client.park != Park::No || !client.inbox.is_ripe() {
+            return;
+        }
+        let mut inbox = mem::take(&mut client.inbox);
+        loop {
+            if let Some(whole) = inbox.whole.take() {
+                match self.whole(id, &whole) {
+                    Stop::Parked => {
+                        inbox.whole = Some(whole);
+                        break;
+                    }
+                    Stop::Closed => return,
+                    _ => {}
+                }
+            }
+            let (used, stop) = self.requests(id, inbox.bytes(), true);
+            inbox.consume(used);
+            match stop {
+                Stop::Partial { need } => {
+                    inbox.needs(need);
+                    break;
+                }
+                Stop::Large { len } => inbox.whole = Some(inbox.take(len)),
+                Stop::Parked => break,
+                Stop::Closed => return,
+            }
+        }
+        self.clients[id as usize].inbox = inbox;
+    }
+
+    /// Carries out the requests at the front of `bytes`; says how many bytes they were and why it
+    /// stopped. Large ones are left to the caller when the bytes are in an inbox.
+    fn requests(&mut self, id: u32, bytes: &[u8], boxed: bool) -> (usize, Stop) {
+        let limits = self.options.limits;
+        let mut spans = mem::take(&mut self.spans);
+        let mut scanner = mem::take(&mut self.clients[id as usize].scanner);
+        let mut used = 0;
+        let stop = loop {
+            if let Some(park) = self.must_wait(id) {
+                let client = &mut self.clients[id as usize];
+                if client.end == End::Closing {
+                    break Stop::Closed;
+                }
+                client.park = park;
+                break Stop::Parked;
+            }
+            let rest = &bytes[used..];
+            let authenticated = self.clients[id as usize].is_authenticated();
+            let (len, flow) = match scanner.scan(rest, &limits, authenticated, &mut spans) {
+                Ok(Scan::Frame { len, .. }) if boxed && len >= LARGE_BYTES => break Stop::Large { len },
+                Ok(Scan::Frame { len, canonical: true }) => {
+                    let frame = &rest[..len];
+                    (len, self.request(id, frame, None, Args::new(frame, &spans)))
+                }
+                Ok(Scan::Frame { len, canonical: false }) => {
+                    let args: Vec<&[u8]> = Args::new(rest, &spans).iter().collect();
+                    (len, self.rewritten(id, &args))
+                }
+                Ok(Scan::Inline { len }) => match split_inline(&rest[..len]) {
+                    Ok(words) => (len, self.rewritten(id, &words)),
+                    Err(error) => {
+                        self.protocol_error(id, error);
+                        break Stop::Closed;
+                    }
+                },
+                Ok(Scan::Partial { need }) if need > self.options.query_bytes_max => {
+                    self.protocol_error(id, ProtocolError::RequestTooBig);
+                    break Stop::Closed;
+                }
+                Ok(Scan::Partial { need }) => break Stop::Partial { need },
+                Err(error) => {
+                    self.protocol_error(id, error);
+                    break Stop::Closed;
+                }
+            };
+            match flow {
+                Flow::Taken => used += len,
+                Flow::Parked(park) => {
+                    self.clients[id as usize].park = park;
+                    break Stop::Parked;
+                }
+            }
+        };
+        self.spans = spans;
+        self.clients[id as usize].scanner = scanner;
+        (used, stop)
+    }
+
+    /// Carries out one complete large request, whose bytes can be handed over.
+    fn whole(&mut self, id: u32, frame: &Bytes) -> Stop {
+        if self.clients[id as usize].end == End::Closing {
+            return Stop::Closed;
+        }
+        let mut spans = Vec::new();
+        let canonical = match RequestScanner::default().scan(frame, &self.options.limits, true, &mut spans) {
+            Ok(Scan::Frame { canonical, .. }) => canonical,
+            _ => return Stop::Closed,
+        };
+        let args = Args::new(frame, &spans);
+        let flow = if canonical {
+            self.request(id, frame, Some(frame), args)
+        } else {
+            self.rewritten(id, &args.iter().collect::<Vec<_>>())
+        };
+        match flow {
+            Flow::Taken => Stop::Partial { need: 0 },
+            Flow::Parked(park) => {
+                self.clients[id as usize].park = park;
+                Stop::Parked
+            }
+        }
+    }
+
+    /// Carries out a request that did not come in the form in which servers are to see it.
+    #[cold]
+    fn rewritten<A: AsRef<[u8]>>(&mut self, id: u32, args: &[A]) -> Flow {
+        let (mut frame, mut spans) = (Vec::new(), Vec::<Span>::new());
+        request(&mut frame, args);
+        match RequestScanner::default().scan(&frame, &self.options.limits, true, &mut spans) {
+            Ok(_) => self.request(id, &frame, None, Args::new(&frame, &spans)),
+            Err(_) => Flow::Taken,
+        }
+    }
+
+    /// The spine: row, plan, and what the plan says.
+    #[inline]
+    pub(super) fn request(&mut self, id: u32, frame: &[u8], owned: Option<&Bytes>, args: Args<'_>) -> Flow {
+        if args.is_empty() {
+            return Flow::Taken;
+        }
+        let (command, row) = match route::resolve(args) {
+            Ok(found) => found,
+            Err(refusal) => return self.refuse(id, refusal, args),
+        };
+        let request = Request { frame, owned, args, id: command, row };
+        if self.clients[id as usize].session.is_some()
+            && let Some(flow) = self.in_session(id, &request)
+        {
+            return flow;
+        }
+        if !self.options.deny.is_empty() && self.options.deny.contains(&command) {
+            return self.deny(id, &request);
+        }
+        let rules = Rules { keyless_scripts: self.options.keyless_scripts };
+        let mut keys = mem::take(&mut self.keys);
+        let flow = match route::plan(command, row, args, &self.topology, rules, &mut keys) {
+            Plan::One(shard) => self.forward(id, shard, &request),
+            Plan::Split(split) => self.split(id, split, &keys, &request),
+            Plan::Every(every) => self.every(id, every, &request),
+            Plan::Local(local) => self.local(id, local, &request),
+            Plan::Session(session) => self.session(id, session, &keys, &request),
+            Plan::Refuse(refusal) => self.refuse(id, refusal, args),
+        };
+        self.keys = keys;
+        if flow == Flow::Taken {
+            self.metrics.requests[command.0 as usize].inc();
+        }
+        flow
+    }
+
+    /// Sends the request to one shard as it is.
+    #[inline]
+    fn forward(&mut self, id: u32, shard: ShardId, request: &Request<'_>) -> Flow {
+        let client = &self.clients[id as usize];
+        let conn = match &client.session {
+            None => self.shared(shard, client.proto, client.db),
+            Some(_) => self.conn_in_session(id, shard),
+        };
+        if conn == NONE {
+            return self.answer_down(id, shard, request.row.class());
+        }
+        if self.is_full(conn) {
+            return self.wait_for(id, conn);
+        }
+        let class = request.row.class();
+        let seq = self.clients[id as usize].open(State::Wait, class, self.now);
+        self.send(conn, id, seq, 0, request);
+        Flow::Taken
+    }
+
+    /// Queues the request's bytes on a connection; the reply is part `part` of the client's slot `seq`.
+    #[inline]
+    pub(super) fn send(&mut self, conn: u32, client: u32, seq: u32, part: u16, request: &Request<'_>) {
+        let slow = request.row.flags.has(Flags::NO_MANDATORY_KEYS) && request.row.class() == Class::Write;
+        self.expect(conn, client, seq, part, slow);
+        let out = &mut self.conns[conn as usize].out;
+        match request.owned {
+            Some(bytes) => out.hand_over(bytes.clone()),
+            None => out.push(request.frame),
+        }
+    }
+
+    /// The next request on `conn` is answered to this slot; its bytes must be queued right behind.
+    #[inline]
+    pub(super) fn expect(&mut self, conn: u32, client: u32, seq: u32, part: u16, slow: bool) {
+        let generation = self.clients.get(client as usize).map_or(0, |client| client.generation);
+        let now = self.now;
+        let conn_id = conn;
+        let conn = &mut self.conns[conn as usize];
+        let backend = &self.metrics.backends[conn.shard.0 as usize];
+        backend.requests.inc();
+        backend.inflight.inc();
+        conn.fifo.push_back(Tag { client, generation, seq, part, slow, at: now, offset: conn.out.end() });
+        self.mark_conn(conn_id);
+    }
+
+    /// One part per shard: `keys` are the positions of the keys.
+    fn split(&mut self, id: u32, split: Split, keys: &[u32], request: &Request<'_>) -> Flow {
+        let args = request.args;
+        // Which part each key belongs to, and each part's shard, connection and number of keys.
+        let mut owners: Vec<u16> = Vec::with_capacity(keys.len());
+        let mut parts: Vec<(ShardId, u32, usize)> = Vec::new();
+        for key in keys {
+            let shard = self.topology.shard_of(args.at(*key as usize));
+            let part = match parts.iter().position(|part| part.0 == shard) {
+                Some(part) => part,
+                None => {
+                    parts.push((shard, NONE, 0));
+                    parts.len() - 1
+                }
+            };
+            parts[part].2 += 1;
+            owners.push(part as u16);
+        }
+        for part in &mut parts {
+            let client = &self.clients[id as usize];
+            part.1 = self.shared(part.0, client.proto, client.db);
+            if part.1 == NONE {
+                return self.answer_down(id, part.0, request.row.class());
+            }
+            if self.is_full(part.1) {
+                return self.wait_for(id, part.1);
+            }
+        }
+        let count = parts.len();
+        let kind = match split {
+            Split::Values => Kind::Values { owners: owners.clone() },
+            Split::Pairs => Kind::Pairs,
+            Split::Sum => Kind::Sum { total: 0 },
+        };
+        let writes = request.row.flags.has(Flags::WRITE);
+        let merge = Merge::new(kind, count, writes);
+        let seq = self.clients[id as usize].open(State::Merge(Box::new(merge)), Class::Split, self.now);
+        let values = split == Split::Pairs;
+        for (part, (_, conn, len)) in parts.into_iter().enumerate() {
+            self.expect(conn, id, seq, part as u16, false);
+            self.conns[conn as usize].out.write(|out| {
+                let mut line = Reply::new(out, crate::resp::Proto::Resp2);
+                line.array(1 + len * if values { 2 } else { 1 }).bulk(args.at(0));
+                for (key, _) in keys.iter().zip(&owners).filter(|(_, owner)| **owner == part as u16) {
+                    line.bulk(args.at(*key as usize));
+                    if values {
+                        line.bulk(args.at(*key as usize + 1));
+                    }
+                }
+            });
+        }
+        Flow::Taken
+    }
+
+    /// The request goes to every shard; nothing is sent unless all are connected.
+    fn every(&mut self, id: u32, every: Every, request: &Request<'_>) -> Flow {
+        match every {
+            Every::Scan => return self.scan(id, request),
+            Every::Wait | Every::Kill => return self.every_leased(id, every, request),
+            _ => {}
+        }
+        let conns = match self.all_conns(id, request) {
+            Ok(conns) => conns,
+            Err(flow) => return flow,
+        };
+        let writes = request.row.flags.has(Flags::WRITE);
+        let (kind, frame) = Kind::of_every(every, request, self.topology.shards().len());
+        let merge = Merge::new(kind, conns.len(), writes);
+        let seq = self.clients[id as usize].open(State::Merge(Box::new(merge)), Class::Every, self.now);
+        for (part, conn) in conns.into_iter().enumerate() {
+            self.expect(conn, id, seq, part as u16, true);
+            self.conns[conn as usize].out.push(frame.as_deref().unwrap_or(request.frame));
+        }
+        Flow::Taken
+    }
+
+    /// A shared connection to every shard, or what the client gets instead.
+    fn all_conns(&mut self, id: u32, request: &Request<'_>) -> Result<Vec<u32>, Flow> {
+        let mut conns = Vec::with_capacity(self.shards.len());
+        for index in 0..self.shards.len() {
+            let shard = ShardId(index as u16);
+            let client = &self.clients[id as usize];
+            let conn = self.shared(shard, client.proto, client.db);
+            if conn == NONE {
+                return Err(self.answer_down(id, shard, request.row.class()));
+            }
+            if self.is_full(conn) {
+                return Err(self.wait_for(id, conn));
+            }
+            conns.push(conn);
+        }
+        Ok(conns)
+    }
+
+    /// SCAN goes from shard to shard; the cursor's low bits say which one is at work.
+    fn scan(&mut self, id: u32, request: &Request<'_>) -> Flow {
+        let cursor = integer(request.args.at(1)).and_then(|cursor| u64::try_from(cursor).ok());
+        let order = self.scan_order();
+        let place = cursor.map(|cursor| (cursor & ((1 << CURSOR_SHARD_BITS) - 1)) as usize);
+        let (Some(cursor), Some(place)) = (cursor, place.filter(|place| *place < order.len())) else {
+            return self.answer_error(id, "ERR invalid cursor");
+        };
+        let client = &self.clients[id as usize];
+        let conn = self.shared(order[place], client.proto, client.db);
+        if conn == NONE {
+            return self.answer_down(id, order[place], request.row.class());
+        }
+        if self.is_full(conn) {
+            return self.wait_for(id, conn);
+        }
+        let next = if place + 1 < order.len() { place as u64 + 1 } else { 0 };
+        let merge = Merge::new(Kind::Scan { place: place as u64, next }, 1, false);
+        let seq = self.clients[id as usize].open(State::Merge(Box::new(merge)), Class::Every, self.now);
+        self.expect(conn, id, seq, 0, false);
+        let mut args: Vec<&[u8]> = request.args.iter().collect();
+        let cursor = (cursor >> CURSOR_SHARD_BITS).to_string();
+        args[1] = cursor.as_bytes();
+        self.conns[conn as usize].out.write(|out| crate::resp::request(out, &args));
+        Flow::Taken
+    }
+
+    /// The shards in an order that does not depend on the order of the configuration.
+    fn scan_order(&self) -> Vec<ShardId> {
+        let shards = self.topology.shards();
+        let mut order: Vec<ShardId> = (0..shards.len() as u16).map(ShardId).collect();
+        order.sort_by(|a, b| shards[a.0 as usize].name.cmp(&shards[b.0 as usize].name));
+        order
+    }
+
+    /// The client's next request waits for this, if for anything.
+    #[inline]
+    pub(super) fn must_wait(&self, id: u32) -> Option<Park> {
+        let client = &self.clients[id as usize];
+        if client.end == End::Closing {
+            return Some(Park::Held);
+        }
+        if client.exclusive {
+            return Some(Park::Empty);
+        }
+        let idle = client.slots.is_empty() && client.out.is_empty();
+        let full = client.slots.len() >= self.options.client_inflight_max
+            || client.undelivered() >= self.options.client_output_bytes_max;
+        // Once parked, it takes half of the room to go on.
+        let half = client.park == Park::Window
+            && (client.slots.len() * 2 > self.options.client_inflight_max
+                || client.undelivered() * 2 > self.options.client_output_bytes_max);
+        ((full || half) && !idle).then_some(Park::Window)
+    }
+
+    #[inline]
+    pub(super) fn is_full(&self, conn: u32) -> bool {
+        let conn = &self.conns[conn as usize];
+        conn.out.len() > self.options.backend_buffer_bytes_max || conn.fifo.len() >= self.options.backend_inflight_max
+    }
+
+    /// The client goes on when there is room on `conn`.
+    #[cold]
+    pub(super) fn wait_for(&mut self, id: u32, conn: u32) -> Flow {
+        let generation = self.clients[id as usize].generation;
+        self.conns[conn as usize].waiters.push((id, generation));
+        Flow::Parked(Park::Room)
+    }
+
+    /// Answers in order, with what `write` writes.
+    pub(super) fn answer(&mut self, id: u32, write: impl FnOnce(&mut Reply<'_>)) -> Flow {
+        let client = &mut self.clients[id as usize];
+        client.out.equip(&mut self.pool);
+        client.answer(write, self.now);
+        self.metrics.durations[Class::Local as usize].observe_us(0);
+        self.mark_client(id);
+        Flow::Taken
+    }
+
+    /// Answers an error, which also spoils a transaction that is being queued.
+    pub(super) fn answer_error(&mut self, id: u32, text: &str) -> Flow {
+        self.metrics.errors[failure::kind(format!("-{text}").as_bytes())].inc();
+        if let Some(session) = &mut self.clients[id as usize].session
+            && let Some(multi) = &mut session.multi
+        {
+            multi.spoiled = true;
+        }
+        self.answer(id, |reply| _ = reply.error(text))
+    }
+
+    #[cold]
+    pub(super) fn answer_down(&mut self, id: u32, shard: ShardId, class: Class) -> Flow {
+        let base = self.shards[shard.0 as usize].shared[0];
+        let trouble = self.conns.get(base as usize).map_or("", |conn| conn.trouble.as_str());
+        let text = failure::down(self.topology.shard(shard), trouble);
+        self.metrics.durations[class as usize].observe_us(0);
+        self.answer_error(id, &text)
+    }
+
+    #[cold]
+    pub(super) fn refuse(&mut self, id: u32, refusal: Refusal, args: Args<'_>) -> Flow {
+        if !self.clients[id as usize].is_authenticated() {
+            return self.answer_error(id, "NOAUTH Authentication required.");
+        }
+        if matches!(refusal, Refusal::CrossSlot { .. }) {
+            self.metrics.cross_shard[0].inc();
+        }
+        let text = failure::refusal(refusal, args, &self.topology);
+        self.answer_error(id, &text)
+    }
+
+    #[cold]
+    fn deny(&mut self, id: u32, request: &Request<'_>) -> Flow {
+        let name = request.row.name;
+        self.answer_error(id, &format!("NOPERM the command '{name}' is denied by [commands] deny"))
+    }
+
+    /// The client does not speak RESP: it is told so, behind the replies that it still gets, and closed.
+    #[cold]
+    fn protocol_error(&mut self, id: u32, error: ProtocolError) {
+        self.answer_error(id, &format!("ERR Protocol error: {error}"));
+        self.hang_up(id);
+    }
+
+    /// No more requests; closed as soon as the client has got every reply.
+    pub(super) fn hang_up(&mut self, id: u32) {
+        self.clients[id as usize].end = End::Closing;
+        self.close_if_finished(id);
+    }
+
+    #[inline]
+    pub(super) fn close_if_finished(&mut self, id: u32) {
+        if self.clients.get(id as usize).is_some_and(super::client::Client::is_finished) {
+            self.orders.push_back(Order::CloseClient { client: id });
+        }
+    }
+}
+
+/// The cursor that a client sees, for a server's cursor on the shard at `place`; None when it would
+/// not fit.
+pub(super) fn composite(cursor: u64, place: u64) -> Option<u64> {
+    (cursor < 1 << (CURSOR_BITS - CURSOR_SHARD_BITS)).then_some(cursor << CURSOR_SHARD_BITS | place)
+}
