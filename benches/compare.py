@@ -278,4 +278,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    # So that a polite end takes the servers along.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     sys.exit(main())

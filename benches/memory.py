@@ -11,6 +11,7 @@ import math
 import multiprocessing
 import multiprocessing.connection
 import pathlib
+import signal
 import subprocess
 import sys
 import time
@@ -204,4 +205,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    # So that a polite end takes the servers along.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     sys.exit(main())

@@ -25,6 +25,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 RESULT = re.compile(r"^test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored", re.MULTILINE)
 # How long a binary's processes may take to die after it has ended.
 LINGER_SECONDS = 5.0
+# Sessions of the binaries that run now: an interrupt does not reach them by itself.
+running: set[int] = set()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,6 +110,7 @@ def run(job: Job, arguments: list[str], limit: float) -> Outcome:
             [*job.argv, *arguments], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
             env=os.environ | {"CARGO_MANIFEST_DIR": str(ROOT)}, start_new_session=True,
         )
+        running.add(child.pid)
         try:
             code = child.wait(limit)
             deadline = time.monotonic() + LINGER_SECONDS
@@ -121,6 +124,7 @@ def run(job: Job, arguments: list[str], limit: float) -> Outcome:
         finally:
             kill_session(child.pid)
             child.wait()
+            running.discard(child.pid)
         seconds = time.monotonic() - start
         out.seek(0)
         output = out.read().decode(errors="replace")
@@ -169,11 +173,17 @@ def main() -> int:
         return 0
 
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
-        running = [pool.submit(run, job, options.filter, options.limit) for job in jobs]
+        waiting = [pool.submit(run, job, options.filter, options.limit) for job in jobs]
         outcomes = []
-        for done in concurrent.futures.as_completed(running):
-            outcomes.append(done.result())
-            report(outcomes[-1])
+        try:
+            for done in concurrent.futures.as_completed(waiting):
+                outcomes.append(done.result())
+                report(outcomes[-1])
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for session in list(running):
+                kill_session(session)
+            raise
     passed = sum(o.passed for o in outcomes)
     failed = sum(o.failed + len(o.faults) for o in outcomes)
     print(f"{passed} passed, {failed} failed")
@@ -181,4 +191,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     sys.exit(main())
