@@ -23,7 +23,6 @@ const EXCEPTIONS: &[(&str, &str)] = &[
     ("FAILOVER ABORT", "refused: replication belongs to the shards' owner"),
     ("SHUTDOWN BOGUS", "refused: no client may end a shard"),
     ("REPLCONF x", "refused: replication links do not pass through a proxy"),
-    ("SAVE", "refused: it stops a whole shard"),
     ("SWAPDB 0 1", "refused: not atomic over shards"),
     ("REPLICAOF no one", "refused: replication belongs to the shards' owner"),
     ("DEBUG SLEEP 0", "refused: speaks of one process"),
