@@ -399,7 +399,7 @@ impl Engine {
     // Private.
 
     /// The shared connection for such requests; [`NONE`] while its shard is not connected.
-    #[inline]
+    #[inline(always)]
     fn shared(&mut self, shard: ShardId, proto: Proto, db: u32) -> u32 {
         let state = &self.shards[shard.0 as usize];
         let known = if db == 0 {

@@ -69,13 +69,26 @@ pub fn resolve(args: Args<'_>) -> Result<(CommandId, &'static Command), Refusal>
 
 /// Decides what happens with a request; `keys` then holds the positions of its keys, when there are
 /// several to speak of.
-#[inline]
+#[inline(always)]
 pub fn plan(id: CommandId, row: &Command, args: Args<'_>, map: &Topology, rules: Rules, keys: &mut Vec<u32>) -> Plan {
+    // Most requests: one key, right behind the name.
+    if let (Route::Keys, Keys::Range { first: 1, last: 1, .. }) = (row.route, row.keys) {
+        return Plan::One(map.shard_of(args.at(1)));
+    }
+    plan_by_route(id, row, args, map, rules, keys)
+}
+
+#[inline(never)]
+fn plan_by_route(
+    id: CommandId,
+    row: &Command,
+    args: Args<'_>,
+    map: &Topology,
+    rules: Rules,
+    keys: &mut Vec<u32>,
+) -> Plan {
     match row.route {
-        Route::Keys => match row.keys {
-            Keys::Range { first, last: 1, step: _ } if first == 1 => Plan::One(map.shard_of(args.at(1))),
-            _ => keyed(row, args, map, rules, keys),
-        },
+        Route::Keys => keyed(row, args, map, rules, keys),
         Route::Split(split) => split_by_shard(split, row, args, map, keys),
         Route::Every(every) => Plan::Every(every),
         Route::Home => Plan::One(map.home()),

@@ -51,7 +51,7 @@ pub(super) enum State {
     /// Answered, but not next in order: its bytes are in the stash.
     Stashed { start: u32, len: u32 },
     /// The same for a large reply.
-    Held(Bytes),
+    Held(Box<Bytes>),
     /// Several parts make the answer.
     Merge(Box<Merge>),
 }
@@ -205,17 +205,23 @@ impl Client {
     }
 
     /// Puts the answer of slot `seq` where it belongs: out, if it is next in order, else aside.
-    #[inline]
-    pub(super) fn settle(&mut self, seq: u32, answer: Answer<'_>) {
+    #[inline(always)]
+    pub(super) fn settle(&mut self, seq: u32, answer: Answer<'_>, pool: &mut Pool) {
         let index = seq.wrapping_sub(self.head_seq) as usize;
         let len = answer.bytes().len();
         self.reply_bytes = (self.reply_bytes - self.reply_bytes / 8).saturating_add((len / 8) as u32);
         if index == 0 {
-            if self.slots.pop_front().is_some_and(|slot| !slot.mute) {
+            self.out.equip(pool);
+            let Some(slot) = self.slots.pop_front() else { return };
+            if !slot.mute {
                 match answer {
                     Answer::Copied(bytes) => self.out.push(bytes),
                     Answer::Owned(bytes) => self.out.hand_over(bytes),
                 }
+            }
+            // A slot that only waited owns nothing: the compiler need not look.
+            if matches!(slot.state, State::Wait) {
+                mem::forget(slot);
             }
             self.head_seq = self.head_seq.wrapping_add(1);
             if self.stashed > 0 {
@@ -226,16 +232,20 @@ impl Client {
         let Some(slot) = self.slots.get_mut(index) else { return };
         slot.state = match answer {
             Answer::Copied(bytes) => {
+                if self.stash.capacity() == 0 {
+                    self.stash = pool.take();
+                }
                 let start = self.stash.len() as u32;
                 self.stash.extend_from_slice(bytes);
                 State::Stashed { start, len: len as u32 }
             }
-            Answer::Owned(bytes) => State::Held(bytes),
+            Answer::Owned(bytes) => State::Held(Box::new(bytes)),
         };
         self.stashed += 1;
     }
 
     /// Moves out every answer that is next in order.
+    #[inline(never)]
     fn unstash(&mut self) {
         while let Some(slot) = self.slots.front_mut() {
             match mem::replace(&mut slot.state, State::Wait) {
@@ -246,7 +256,7 @@ impl Client {
                 }
                 State::Held(bytes) => {
                     if !slot.mute {
-                        self.out.hand_over(bytes);
+                        self.out.hand_over(*bytes);
                     }
                 }
                 other => {
@@ -297,7 +307,7 @@ impl Client {
     pub(super) fn rest(&mut self, pool: &mut Pool) {
         self.out.retire(pool);
         if self.stash.capacity() > 0 && self.stashed == 0 {
-            self.stash = Vec::new();
+            pool.give(mem::take(&mut self.stash));
         }
     }
 

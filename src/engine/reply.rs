@@ -99,7 +99,7 @@ impl Engine {
     }
 
     /// One whole reply.
-    #[inline]
+    #[inline(always)]
     fn reply(&mut self, id: u32, answer: Answer<'_>) {
         let conn = &mut self.conns[id as usize];
         if answer.bytes().first() == Some(&b'>') {
@@ -113,7 +113,6 @@ impl Engine {
             return self.greeted(id, answer.bytes());
         }
         let backend = &self.metrics.backends[conn.shard.0 as usize];
-        backend.inflight.dec();
         backend.duration.observe_us(self.now - tag.at);
         let waited_for = !conn.waiters.is_empty();
         let leased = conn.purpose != Use::Shared && conn.fifo.is_empty();
@@ -191,15 +190,14 @@ impl Engine {
     }
 
     /// A slot has its whole answer.
-    #[inline]
+    #[inline(always)]
     fn settle(&mut self, id: u32, seq: u32, answer: Answer<'_>, class: usize, at: u64) {
         self.metrics.durations[class].observe_us(self.now - at);
         if answer.bytes().first() == Some(&b'-') {
             self.metrics.errors[failure::kind(answer.bytes())].inc();
         }
-        let client = &mut self.clients[id as usize];
-        client.out.equip(&mut self.pool);
-        client.settle(seq, answer);
+        let Some(client) = self.clients.get_mut(id as usize) else { return };
+        client.settle(seq, answer, &mut self.pool);
         if client.exclusive && client.slots.is_empty() {
             client.exclusive = false;
             if let Some(session) = &mut client.session {
@@ -211,10 +209,11 @@ impl Engine {
             Park::Empty if !client.slots.is_empty() => {}
             Park::Empty | Park::Window => self.resume.push((id, client.generation)),
         }
-        if self.clients[id as usize].out.is_empty() {
+        if client.out.is_empty() {
             self.close_if_finished(id);
-        } else {
-            self.mark_client(id);
+        } else if !client.dirty {
+            client.dirty = true;
+            self.dirty_clients.push(id);
         }
     }
 
@@ -319,7 +318,6 @@ impl Engine {
             if tag.client == GREETING {
                 continue;
             }
-            self.metrics.backends[self.conns[id as usize].shard.0 as usize].inflight.dec();
             let text = if tag.offset < sent { failure::lost(&shard, trouble) } else { failure::down(&shard, trouble) };
             if tag.client < ENGINE {
                 self.complete(tag, Answer::Copied(format!("-{text}\r\n").as_bytes()));
@@ -382,6 +380,10 @@ impl Engine {
         for id in mute {
             self.conn_lost(id, Fault::Timeout, "it did not answer any more");
             self.reconnect(id);
+        }
+        for (index, backend) in self.metrics.backends.iter().enumerate() {
+            let here = self.conns.iter().filter(|(_, conn)| conn.shard.0 as usize == index);
+            backend.inflight.set(here.map(|(_, conn)| conn.fifo.len() as i64).sum());
         }
         let buffered: usize = self.clients.iter().map(|(_, client)| client.buffered()).sum::<usize>()
             + self.conns.iter().map(|(_, conn)| conn.out.len() + conn.inbox.len()).sum::<usize>();

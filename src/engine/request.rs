@@ -256,7 +256,7 @@ impl Engine {
     }
 
     /// Sends the request to one shard as it is.
-    #[inline]
+    #[inline(always)]
     fn forward(&mut self, id: u32, shard: ShardId, request: &Request<'_>) -> Flow {
         let client = &self.clients[id as usize];
         let conn = match &client.session {
@@ -269,36 +269,44 @@ impl Engine {
         if self.is_full(conn) {
             return self.wait_for(id, conn);
         }
-        let class = request.row.class();
-        let seq = self.clients[id as usize].open(State::Wait, class, self.now);
-        self.send(conn, id, seq, 0, request);
+        let client = &mut self.clients[id as usize];
+        let seq = client.open(State::Wait, request.row.class(), self.now);
+        let generation = client.generation;
+        self.queue_on(conn, id, generation, seq, 0, request);
         Flow::Taken
     }
 
     /// Queues the request's bytes on a connection; the reply is part `part` of the client's slot `seq`.
-    #[inline]
     pub(super) fn send(&mut self, conn: u32, client: u32, seq: u32, part: u16, request: &Request<'_>) {
+        let generation = self.clients.get(client as usize).map_or(0, |client| client.generation);
+        self.queue_on(conn, client, generation, seq, part, request);
+    }
+
+    #[inline(always)]
+    fn queue_on(&mut self, id: u32, client: u32, generation: u32, seq: u32, part: u16, request: &Request<'_>) {
         let slow = request.row.flags.has(Flags::NO_MANDATORY_KEYS) && request.row.class() == Class::Write;
-        self.expect(conn, client, seq, part, slow);
-        let out = &mut self.conns[conn as usize].out;
+        let conn = &mut self.conns[id as usize];
+        self.metrics.backends[conn.shard.0 as usize].requests.inc();
+        conn.fifo.push_back(Tag { client, generation, seq, part, slow, at: self.now, offset: conn.out.end() });
         match request.owned {
-            Some(bytes) => out.hand_over(bytes.clone()),
-            None => out.push(request.frame),
+            Some(bytes) => conn.out.hand_over(bytes.clone()),
+            None => conn.out.push(request.frame),
+        }
+        if !conn.dirty {
+            conn.dirty = true;
+            self.dirty_conns.push(id);
         }
     }
 
     /// The next request on `conn` is answered to this slot; its bytes must be queued right behind.
-    #[inline]
     pub(super) fn expect(&mut self, conn: u32, client: u32, seq: u32, part: u16, slow: bool) {
         let generation = self.clients.get(client as usize).map_or(0, |client| client.generation);
         let now = self.now;
-        let conn_id = conn;
-        let conn = &mut self.conns[conn as usize];
-        let backend = &self.metrics.backends[conn.shard.0 as usize];
-        backend.requests.inc();
-        backend.inflight.inc();
+        let id = conn;
+        let conn = &mut self.conns[id as usize];
+        self.metrics.backends[conn.shard.0 as usize].requests.inc();
         conn.fifo.push_back(Tag { client, generation, seq, part, slow, at: now, offset: conn.out.end() });
-        self.mark_conn(conn_id);
+        self.mark_conn(id);
     }
 
     /// One part per shard: `keys` are the positions of the keys.

@@ -489,7 +489,6 @@ impl Engine {
     fn close_lease(&mut self, conn: u32) {
         let Some(state) = self.conns.get(conn as usize) else { return };
         let backend = &self.metrics.backends[state.shard.0 as usize];
-        backend.inflight.sub(state.fifo.iter().filter(|tag| tag.client != super::conn::GREETING).count() as i64);
         if state.is_linked() {
             backend.connections.dec();
         }
