@@ -239,9 +239,7 @@ impl Engine {
         };
         let in_multi = self.clients[id as usize].session.as_ref().is_some_and(|session| session.multi.is_some());
         match () {
-            () if in_multi && foreign.no_multi => {
-                self.answer_error(id, "ERR Command not allowed inside a transaction")
-            }
+            () if in_multi && foreign.no_multi => self.answer_error(id, "ERR Command not allowed inside a transaction"),
             () if in_multi => {
                 let key = keys.first().map_or(&[][..], |at| args.at(*at as usize));
                 self.enqueue(id, Some(shard), key, None, None, request)

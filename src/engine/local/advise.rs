@@ -28,6 +28,9 @@ const WARNING: &str = "\
 # rules only before a second shard holds data. The first rule that matches counts.
 ";
 
+/// A part of a key, and the separator before it.
+type Part<'a> = (Option<u8>, &'a [u8]);
+
 /// Refusals because of keys on several shards, by the shapes of the keys.
 #[derive(Debug, Default)]
 pub(in crate::engine) struct Advice {
@@ -53,6 +56,8 @@ enum Remedy {
     Pin(Vec<String>),
     /// The keys have hash tags of their own, which win over any rule.
     HashTags,
+    /// A rule for these keys would match all others, too.
+    Nothing,
 }
 
 impl Engine {
@@ -99,6 +104,12 @@ impl Advice {
                     text.push_str("# Their own hash tags differ, and those win over any rule: use one tag for both.\n");
                     continue;
                 }
+                Remedy::Nothing => {
+                    text.push_str(
+                        "# A rule for them would match most other keys: give both one hash tag, as in {tag}.\n",
+                    );
+                    continue;
+                }
             };
             for pattern in patterns {
                 if written.contains(&pattern) {
@@ -127,40 +138,55 @@ fn remedy(first: &[u8], second: &[u8], map: &Topology) -> Remedy {
     // An id that both have, at whatever place.
     for (at, (_, part)) in ours.iter().enumerate().filter(|(_, (_, part))| fold(part) == "*") {
         if let Some(other) = theirs.iter().position(|(_, theirs)| theirs == part) {
-            let mut patterns = vec![tag_pattern(&ours, at)];
-            let second = tag_pattern(&theirs, other);
-            if second != patterns[0] {
-                patterns.push(second);
-            }
-            return Remedy::Tag(patterns);
+            let mut patterns = vec![tag_pattern(&ours, at), tag_pattern(&theirs, other)];
+            patterns.dedup();
+            // The whole key is its tag without a rule.
+            patterns.retain(|pattern| pattern != "{*}");
+            return if patterns.iter().all(|pattern| says_something(pattern)) {
+                Remedy::Tag(patterns)
+            } else {
+                Remedy::Nothing
+            };
         }
     }
-    let common = ours.iter().zip(&theirs).take_while(|(ours, theirs)| ours == theirs).count();
+    let same = |(ours, theirs): &(&Part<'_>, &Part<'_>)| ours == theirs && !is_folded(ours.1);
+    let common = ours.iter().zip(&theirs).take_while(same).count();
     // The last part of a key is no beginning of others.
     let common = common.min(ours.len() - 1).min(theirs.len() - 1);
     let mut prefix = String::new();
     for (separator, part) in &ours[..common] {
         push(&mut prefix, *separator, &fold(part));
     }
-    if !prefix.is_empty() && !prefix.contains('*') {
-        let separator = ours[common].0;
-        push(&mut prefix, separator, "*");
+    if says_something(&prefix) {
+        push(&mut prefix, ours[common].0, "*");
         return Remedy::Tag(vec![prefix]);
     }
     let mut patterns = vec![shape(first), shape(second)];
     patterns.dedup();
-    Remedy::Pin(patterns)
+    if patterns.iter().all(|pattern| says_something(pattern)) { Remedy::Pin(patterns) } else { Remedy::Nothing }
+}
+
+/// Whether a pattern tells some keys from the others, and not only by their separators.
+fn says_something(pattern: &str) -> bool {
+    pattern.replace("{*}", "").bytes().any(|byte| byte != b'*' && !SEPARATORS.contains(&byte))
 }
 
 /// A pattern for keys like these parts, whose tag is the part at `at`.
-fn tag_pattern(parts: &[(Option<u8>, &[u8])], at: usize) -> String {
+fn tag_pattern(parts: &[Part<'_>], at: usize) -> String {
     let mut pattern = String::new();
     for (separator, part) in &parts[..at] {
         push(&mut pattern, *separator, &fold(part));
     }
     push(&mut pattern, parts[at].0, "{*}");
-    if let Some((separator, _)) = parts.get(at + 1) {
+    // What follows may be anything where the beginning says enough.
+    if says_something(&pattern)
+        && let Some((separator, _)) = parts.get(at + 1)
+    {
         push(&mut pattern, *separator, "*");
+        return pattern;
+    }
+    for (separator, part) in &parts[at + 1..] {
+        push(&mut pattern, *separator, &fold(part));
     }
     pattern
 }
@@ -171,7 +197,7 @@ fn push(pattern: &mut String, separator: Option<u8>, part: &str) {
 }
 
 /// The parts of a key, each with the separator before it.
-fn parts(key: &[u8]) -> Vec<(Option<u8>, &[u8])> {
+fn parts(key: &[u8]) -> Vec<Part<'_>> {
     let mut separator = None;
     let mut parts = Vec::new();
     let mut rest = key;
@@ -208,31 +234,37 @@ fn shape(key: &[u8]) -> String {
 
 /// One part: numbers become `*`, and the whole part does when it looks like an id.
 fn fold(part: &[u8]) -> String {
+    if !is_folded(part) {
+        return escaped(part);
+    }
     let digits = part.iter().filter(|byte| byte.is_ascii_digit()).count();
     let hex = part.iter().all(|byte| byte.is_ascii_hexdigit() || *byte == b'-');
     let word = part.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
     let id = digits > 0 && (hex && part.len() >= 8 || word && part.len() >= 16 && digits >= 3);
-    let Some(text) = std::str::from_utf8(part).ok().filter(|text| !id && !text.contains(char::is_control)) else {
+    if id || std::str::from_utf8(part).is_ok_and(|text| text.contains(char::is_control)) {
         return "*".to_owned();
-    };
-    let mut folded = String::new();
-    let mut number = false;
-    for letter in text.chars() {
-        if letter.is_ascii_digit() {
-            if !number {
-                folded.push('*');
-            }
-            number = true;
-            continue;
-        }
-        number = false;
-        // What a pattern would take for a wildcard is a literal here.
-        if matches!(letter, '*' | '\\' | '{') {
-            folded.push('\\');
-        }
-        folded.push(letter);
     }
-    folded
+    let words: Vec<&[u8]> = part.chunk_by(|a, b| a.is_ascii_digit() == b.is_ascii_digit()).collect();
+    words.iter().map(|word| if word[0].is_ascii_digit() { "*".to_owned() } else { escaped(word) }).collect()
+}
+
+/// Whether something of the part is not shown.
+fn is_folded(part: &[u8]) -> bool {
+    part.iter().any(u8::is_ascii_digit)
+        || std::str::from_utf8(part).map_or(true, |text| text.contains(char::is_control))
+}
+
+/// Literal text in a pattern; what is no text is a wildcard.
+fn escaped(word: &[u8]) -> String {
+    let Ok(text) = std::str::from_utf8(word) else { return "*".to_owned() };
+    let mut escaped = String::new();
+    for letter in text.chars() {
+        if matches!(letter, '*' | '\\' | '{') {
+            escaped.push('\\');
+        }
+        escaped.push(letter);
+    }
+    escaped
 }
 
 /// A TOML string.
@@ -263,7 +295,7 @@ mod tests {
     fn folds(key: &str, expected: &str) {
         let found = shape(key.as_bytes());
         assert_eq!(found, expected, "{key}");
-        if found.len() <= SHAPE_BYTES_MAX {
+        if !found.is_empty() && found.len() <= SHAPE_BYTES_MAX {
             let pattern = Pattern::parse(&found).expect("a pattern");
             assert!(pattern.tag(key.as_bytes()).is_some(), "{found} matches {key}");
         }
@@ -276,6 +308,7 @@ mod tests {
             Remedy::Tag(rules) => (rules, None),
             Remedy::Pin(rules) => (rules, Some("home")),
             Remedy::HashTags => return assert_eq!("tags", expected),
+            Remedy::Nothing => return assert_eq!("nothing", expected),
         };
         let said = format!("{}{}", rules.join(" "), if pin.is_some() { " pinned" } else { "" });
         assert_eq!(said, expected);
@@ -305,13 +338,18 @@ mod tests {
     fn the_rule_keeps_the_keys_together() {
         remedies("user:17:cart", "user:17:seen", "user:{*}:*");
         remedies("cart:17", "seen:17", "cart:{*} seen:{*}");
-        remedies("a:x:17:b", "17:c", "a:x:{*}:* {*}:*");
+        remedies("a:x:17:b", "17:c", "a:x:{*}:* {*}:c");
         remedies("rq:queues", "rq:jobs", "rq:*");
         remedies("bull:mail:wait", "bull:mail:id", "bull:mail:*");
         remedies("mail", "jobs:17", "mail jobs:* pinned");
         remedies("user:1", "user:2", "user:*");
         remedies("k1", "k2", "k* pinned");
         remedies("{a}x", "{b}x", "tags");
+        remedies("17:cart", "17:seen", "{*}:cart {*}:seen");
+        remedies("17", "cart:17", "cart:{*}");
+        remedies("17", "18", "nothing");
+        remedies("", "x", "nothing");
+        remedies("17:1", "17:2", "nothing");
         remedies("we*ird:1", "we*ird:2", "we\\*ird:*");
     }
 
@@ -325,7 +363,10 @@ mod tests {
         advice.count(b"x:2", b"a", b"sinter", &map);
         let text = advice.text(&map);
         assert_eq!(advice.pairs.len(), PAIRS_MAX);
-        assert!(text.contains("\n# 2 x a with x:* (SINTER)\n[[colocate]]\npattern = \"a\"\nshard = \"home\"\n"), "{text}");
+        assert!(
+            text.contains("\n# 2 x a with x:* (SINTER)\n[[colocate]]\npattern = \"a\"\nshard = \"home\"\n"),
+            "{text}"
+        );
         assert!(text.contains("\n# 10 x other keys\n"), "{text}");
     }
 }

@@ -51,7 +51,8 @@ impl Engine {
         if args.len() > 3 && args.is(2, "id") {
             for word in args.iter().skip(3) {
                 let number = integer(word).ok_or(NO_ID)?;
-                if let Some((index, client)) = self.clients.iter().find(|(_, client)| client.about.id as i64 == number) {
+                if let Some((index, client)) = self.clients.iter().find(|(_, client)| client.about.id as i64 == number)
+                {
                     self.line(index as u32, client, &mut lines);
                 }
             }
@@ -75,11 +76,7 @@ impl Engine {
 
     pub(super) fn client_kill(&mut self, id: u32, args: Args<'_>, out: &mut Vec<u8>) -> Result<(), Vec<u8>> {
         let old_form = args.len() == 3;
-        let filter = if old_form {
-            Filter { peer: Some(args.at(2)), ..Filter::default() }
-        } else {
-            self.filter(args)?
-        };
+        let filter = if old_form { Filter { peer: Some(args.at(2)), ..Filter::default() } } else { self.filter(args)? };
         let fits = |(index, client): &(usize, &Client)| {
             client.end != End::Closing && filter.fits(client) && !(filter.spare_self && *index == id as usize)
         };

@@ -155,4 +155,3 @@ impl Engine {
 fn wrong_use(subcommand: &str) -> Vec<u8> {
     format!("ERR unknown subcommand or wrong number of arguments for '{subcommand}'. Try CLIENT HELP.").into()
 }
-

@@ -1,9 +1,9 @@
 //! RINGWAY: what the proxy tells about itself, and an admin's way to one shard.
 
+use super::super::Engine;
 use super::super::client::{Park, State};
 use super::super::conn::Link;
 use super::super::request::{Flow, Request};
-use super::super::Engine;
 use crate::command::{self, Class, Flags};
 use crate::resp::{Args, Reply, request};
 use crate::topology::ShardId;
@@ -150,4 +150,3 @@ impl Engine {
         }
     }
 }
-
