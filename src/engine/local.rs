@@ -8,7 +8,7 @@ mod clients;
 mod pause;
 mod ringway;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 pub(super) use advise::Advice;
 pub(super) use pause::Pause;

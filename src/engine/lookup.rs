@@ -9,6 +9,8 @@
 //! ```
 
 mod spec;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 

@@ -353,7 +353,7 @@ impl Engine {
                 return self.answer_error(id, &text);
             }
             Some(Watch { conn: NONE, .. }) => {
-                return self.answer_error(id, &failure::watch_lost(self.topology.shard(shard)));
+                return self.answer_error(id, failure::watch_lost(self.topology.shard(shard)));
             }
             Some(watch) => watch.conn,
             None => match self.lease(id, shard, proto, db, true) {
