@@ -14,6 +14,7 @@ mod conn;
 mod failure;
 mod inbox;
 mod local;
+mod lookup;
 mod merge;
 mod out;
 mod reply;
@@ -36,6 +37,8 @@ use crate::resp::{Limits, Proto, Span};
 use crate::topology::{ShardId, Topology};
 use client::{Client, End, Park};
 use conn::{Conn, Link, Use};
+use local::{Advice, Pause};
+use lookup::Lookups;
 use out::Pool;
 
 /// Where an index of no connection is needed.
@@ -67,6 +70,9 @@ pub struct Options {
     /// Local clients are admins when nobody is listed.
     pub admin: bool,
     pub keyless_scripts: Option<ShardId>,
+    /// Who answers commands that name no key and that only the servers know (modules'), by lower-case
+    /// name: `ft.search`, or `ft.config|get`.
+    pub keyless: HashMap<String, ShardId>,
     /// Rows of the command table that nobody may use.
     pub deny: Vec<command::CommandId>,
     /// How each shard wants to be greeted, by [`ShardId`].
@@ -170,6 +176,12 @@ pub struct Engine {
     resume: Vec<(u32, u32)>,
     orders: VecDeque<Order>,
     pool: Pool,
+    /// CLIENT PAUSE is in force.
+    pause: Option<Pause>,
+    /// Clients whose next request waits for the pause's end.
+    held: Vec<(u32, u32)>,
+    lookups: Lookups,
+    advice: Advice,
     /// Scratch: the arguments of the request at hand, the positions of its keys.
     spans: Vec<Span>,
     keys: Vec<u32>,
@@ -206,6 +218,10 @@ impl Engine {
             resume: Vec::new(),
             orders: VecDeque::new(),
             pool: Pool::default(),
+            pause: None,
+            held: Vec::new(),
+            lookups: Lookups::default(),
+            advice: Advice::default(),
             spans: Vec::new(),
             keys: Vec::new(),
         };

@@ -289,6 +289,12 @@ fn options(config: &Config, topology: &Topology, threads: usize, port: u16) -> O
             .collect(),
         admin: config.commands.admin,
         keyless_scripts: keyless(&config.commands.keyless_scripts, topology),
+        keyless: config
+            .commands
+            .keyless
+            .iter()
+            .filter_map(|(name, place)| Some((name.to_lowercase().replace(' ', "|"), keyless(place, topology)?)))
+            .collect(),
         deny: config.commands.deny.iter().filter_map(|name| command::lookup(name.as_bytes())).collect(),
         credentials: config
             .backend

@@ -14,7 +14,7 @@ use super::inbox::Inbox;
 use super::merge::Merge;
 use super::out::{LARGE_BYTES, Out, Pool};
 use super::session::Session;
-use crate::command::Class;
+use crate::command::{Class, CommandId};
 use crate::resp::{Proto, Reply, RequestScanner};
 
 /// A reply, as it comes from a server's connection.
@@ -102,10 +102,15 @@ pub(super) struct Client {
     pub(super) exclusive: bool,
     pub(super) end: End,
     pub(super) mute: bool,
+    /// The row of its latest request; [`NO_COMMAND`] before the first and after an unknown one.
+    pub(super) last: CommandId,
     /// Everything that most clients do not have: transactions, subscriptions, a failed login.
     pub(super) session: Option<Box<Session>>,
     pub(super) about: Box<About>,
 }
+
+/// No row has this number.
+pub(super) const NO_COMMAND: CommandId = CommandId(u16::MAX);
 
 /// What CLIENT LIST tells.
 #[derive(Clone, Debug, Default)]
@@ -121,7 +126,6 @@ pub struct About {
     pub since: u64,
     /// When it last asked for something.
     pub active: u64,
-    pub last: &'static str,
     /// Connected over a unix socket or loopback.
     pub trusted: bool,
     pub no_evict: bool,
@@ -147,6 +151,7 @@ impl Client {
             exclusive: false,
             end: End::Open,
             mute: false,
+            last: NO_COMMAND,
             session: None,
             about: Box::new(about),
         }

@@ -76,7 +76,9 @@ pub(super) struct Conn {
     pub(super) trouble: String,
     /// It was up before: the next time is a reconnect.
     pub(super) was_up: bool,
-    /// State of the server's side (WATCH) that nobody may inherit.
+    /// What the server calls this connection (its CLIENT ID).
+    pub(super) server_id: i64,
+    /// An admin's own words went over it: nobody may inherit it.
     pub(super) tainted: bool,
 }
 
@@ -100,6 +102,7 @@ impl Conn {
             waiters: Vec::new(),
             trouble: "no connection was made yet".to_owned(),
             was_up: false,
+            server_id: 0,
             tainted: false,
         }
     }

@@ -33,7 +33,11 @@ pub(super) const KINDS: &[&str] = &[
 
 /// The kind of an error reply, by its first word: an index of [`KINDS`].
 pub(super) fn kind(reply: &[u8]) -> usize {
-    let text = reply.get(1..).unwrap_or(&[]);
+    kind_of_text(reply.get(1..).unwrap_or(&[]))
+}
+
+/// The same for the text of one, without the byte that marks it.
+pub(super) fn kind_of_text(text: &[u8]) -> usize {
     if text.starts_with(b"ERR Protocol error") {
         return KINDS.len() - 2;
     }
@@ -73,13 +77,14 @@ pub(super) fn no_lease(shard: &Shard, max: usize) -> String {
 }
 
 /// The text for a request that is not carried out.
-pub(super) fn refusal(refusal: Refusal, args: Args<'_>, map: &Topology) -> String {
+pub(super) fn refusal(refusal: Refusal, args: Args<'_>, map: &Topology) -> Vec<u8> {
     let name = |id: CommandId| command::row(id).name;
-    match refusal {
-        Refusal::Unknown => unknown_command(args),
+    let text = match refusal {
+        Refusal::Unknown => return unknown_command(args),
         Refusal::UnknownSubcommand(parent) => {
-            let asked: String = String::from_utf8_lossy(args.at(1)).chars().take(128).collect();
-            format!("ERR unknown subcommand '{asked}'. Try {} HELP.", name(parent).to_uppercase())
+            let container = name(parent).to_uppercase();
+            return [b"ERR unknown subcommand '", said(args.at(1), 128), b"'. Try ", container.as_bytes(), b" HELP."]
+                .concat();
         }
         // A transaction cannot go on after this, and Redis says so even when there is none.
         Refusal::Arity(id) if name(id) == "exec" => {
@@ -109,23 +114,27 @@ pub(super) fn refusal(refusal: Refusal, args: Args<'_>, map: &Topology) -> Strin
         Refusal::KeylessScript => {
             "ERR a script without keys has no shard to run on: [commands] keyless_scripts is \"refuse\"".to_owned()
         }
-    }
+    };
+    text.into_bytes()
 }
 
-/// Redis' words, which repeat the first 128 bytes of the arguments.
-fn unknown_command(args: Args<'_>) -> String {
-    let mut said = String::new();
+/// Redis' words, which repeat some 128 bytes of the arguments.
+fn unknown_command(args: Args<'_>) -> Vec<u8> {
+    let mut repeated = Vec::new();
     for arg in args.iter().skip(1) {
-        if said.len() >= 128 {
+        if repeated.len() >= 128 {
             break;
         }
-        let room = 128 - said.len();
-        let arg = &arg[..arg.len().min(room)];
-        said.push_str(&format!("'{}' ", String::from_utf8_lossy(arg)));
+        let room = 128 - repeated.len();
+        repeated.extend_from_slice(&[b"'", said(arg, room), b"' "].concat());
     }
-    let name = args.at(0);
-    let name = String::from_utf8_lossy(&name[..name.len().min(128)]).into_owned();
-    format!("ERR unknown command '{name}', with args beginning with: {said}")
+    [b"ERR unknown command '", said(args.at(0), 128), b"', with args beginning with: ", repeated.as_slice()].concat()
+}
+
+/// An argument as Redis prints one: a C string, cut at `max` bytes.
+pub(super) fn said(arg: &[u8], max: usize) -> &[u8] {
+    let end = arg.iter().take(max).position(|byte| *byte == 0).unwrap_or(arg.len().min(max));
+    &arg[..end]
 }
 
 /// A key as it can stand in an error line.

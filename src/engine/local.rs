@@ -1,15 +1,36 @@
 //! Commands that the proxy answers itself: they concern the client's connection, not the data.
+//!
+//! Texts are those of Redis 7.0. A reply is written as one frame by `tell`, so that it can also stand
+//! in its place among a transaction's; what has no immediate reply is taken out before that.
 
-use super::client::Park;
+mod advise;
+mod clients;
+mod pause;
+mod ringway;
+#[cfg(test)]
+pub(super) mod tests;
+
+pub(super) use advise::Advice;
+pub(super) use pause::Pause;
+
+use super::client::{End, Park};
+use super::failure::said;
 use super::request::{Flow, Request};
 use super::{Engine, NONE};
 use crate::command::Local;
 use crate::resp::{Args, Limits, Proto, Reply, RequestScanner, integer};
 
+const SYNTAX: &str = "ERR syntax error";
+const NO_INTEGER: &str = "ERR value is not an integer or out of range";
+const NO_INT: &str = "ERR value is out of range, value must between -2147483648 and 2147483647";
 const NO_CLUSTER: &str = "ERR This instance has cluster support disabled";
 const BAD_NAME: &str = "ERR Client names cannot contain spaces, newlines or special characters.";
 const WRONG_PASSWORD: &str = "WRONGPASS invalid username-password pair or user is disabled.";
 const NO_PASSWORD: &str = "ERR AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?";
+const NO_TRACKING: &str =
+    "ERR CLIENT TRACKING ON is not available through Ringway yet: a client-side cache would not hear of changes";
+const NOT_CACHING: &str =
+    "ERR CLIENT CACHING can be called only when the client is in tracking mode with OPTIN or OPTOUT mode enabled";
 const HELLO_NOAUTH: &str = "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user> <pass> option can be used to authenticate the client and select the RESP protocol version at the same time";
 
 impl Engine {
@@ -29,13 +50,19 @@ impl Engine {
                 Flow::Parked(Park::Empty)
             }
             Local::ClientReply => self.client_reply(id, args),
+            Local::ClientUnblock => self.client_unblock(id, request),
+            Local::Ringway if args.is(1, "shard") => self.ringway_shard(id, request),
             _ => {
                 let bytes = self.tell(id, what, args);
-                if bytes.first() == Some(&b'-') {
-                    let text = String::from_utf8_lossy(&bytes[1..]).trim_end().to_owned();
-                    return self.answer_error(id, &text);
+                if let [b'-', text @ ..] = bytes.as_slice() {
+                    return self.answer_error(id, text.strip_suffix(b"\r\n").unwrap_or(text));
                 }
-                self.answer(id, |reply| _ = reply.raw(&bytes))
+                let flow = self.answer(id, |reply| _ = reply.raw(&bytes));
+                if self.clients[id as usize].end == End::Closing {
+                    // It killed itself, and gets the reply before it goes.
+                    self.close_if_finished(id);
+                }
+                flow
             }
         }
     }
@@ -57,6 +84,16 @@ impl Engine {
             Local::Auth => self.auth(id, args, &mut out),
             Local::Select => self.select(id, args, &mut out),
             Local::Reset => self.reset(id, &mut out),
+            Local::ClientInfo => self.client_info(id, &mut out),
+            Local::ClientList => self.client_list(id, args, &mut out),
+            Local::ClientKill => self.client_kill(id, args, &mut out),
+            Local::ClientPause => self.client_pause(args, &mut out),
+            Local::ClientUnpause => {
+                self.end_pause();
+                Reply::new(&mut out, Proto::Resp2).status("OK");
+                Ok(())
+            }
+            Local::Ringway => self.ringway(id, args, &mut out),
             _ => self.report(id, what, args, &mut out),
         };
         if let Err(text) = result {
@@ -66,20 +103,20 @@ impl Engine {
         out
     }
 
-    fn report(&mut self, id: u32, what: Local, args: Args<'_>, out: &mut Vec<u8>) -> Result<(), String> {
+    fn report(&mut self, id: u32, what: Local, args: Args<'_>, out: &mut Vec<u8>) -> Result<(), Vec<u8>> {
         let now = self.now;
         let epoch = self.options.epoch;
         let client = &mut self.clients[id as usize];
         let mut reply = Reply::new(out, client.proto);
         match what {
             Local::Ping if args.len() == 2 => _ = reply.bulk(args.at(1)),
-            Local::Ping => return Err("ERR wrong number of arguments for 'ping' command".to_owned()),
+            Local::Ping => return Err("ERR wrong number of arguments for 'ping' command".into()),
             Local::Echo => _ = reply.bulk(args.at(1)),
             Local::Time => {
                 let unix = epoch + now;
                 _ = reply.array(2).bulk((unix / 1_000_000).to_string()).bulk((unix % 1_000_000).to_string());
             }
-            Local::ReadOnly | Local::ReadWrite | Local::Asking | Local::Cluster => return Err(NO_CLUSTER.to_owned()),
+            Local::ReadOnly | Local::ReadWrite | Local::Asking | Local::Cluster => return Err(NO_CLUSTER.into()),
             Local::Role => _ = reply.array(3).bulk("master").integer(0).array(0),
             Local::AclWhoAmI => {
                 let user = if client.about.user.is_empty() { "default" } else { &client.about.user };
@@ -94,15 +131,15 @@ impl Engine {
             }
             Local::ClientSetInfo => {
                 let value = args.at(3);
+                let (option, place) = match () {
+                    () if args.is(2, "lib-name") => ("lib-name", &mut client.about.lib_name),
+                    () if args.is(2, "lib-ver") => ("lib-ver", &mut client.about.lib_version),
+                    () => return Err([b"ERR Unrecognized option '", said(args.at(2), 128), b"'"].concat()),
+                };
                 if value.iter().any(|byte| !(b'!'..=b'~').contains(byte)) {
-                    let option = String::from_utf8_lossy(args.at(2)).to_lowercase();
-                    return Err(format!("ERR {option} cannot contain spaces, newlines or special characters."));
+                    return Err(format!("ERR {option} cannot contain spaces, newlines or special characters.").into());
                 }
-                match () {
-                    () if args.is(2, "lib-name") => client.about.lib_name = value.to_vec(),
-                    () if args.is(2, "lib-ver") => client.about.lib_version = value.to_vec(),
-                    () => return Err(format!("ERR Unrecognized option '{}'", String::from_utf8_lossy(args.at(2)))),
-                }
+                *place = value.to_vec();
                 _ = reply.status("OK");
             }
             Local::ClientNoEvict => {
@@ -113,46 +150,56 @@ impl Engine {
                 client.about.no_touch = on_off(args.at(2))?;
                 _ = reply.status("OK");
             }
-            _ => return Err("ERR this command is not available through Ringway yet".to_owned()),
+            Local::ClientGetRedir => _ = reply.integer(-1),
+            Local::ClientTracking => {
+                if tracking(args)? {
+                    return Err(NO_TRACKING.into());
+                }
+                _ = reply.status("OK");
+            }
+            Local::ClientTrackingInfo => {
+                reply.map(3).bulk("flags").set(1).bulk("off");
+                reply.bulk("redirect").integer(-1).bulk("prefixes").array(0);
+            }
+            Local::ClientCaching => return Err(NOT_CACHING.into()),
+            Local::ClientReply | Local::ClientUnblock => {
+                let name = crate::command::row(client.last).name.to_uppercase().replace('|', " ");
+                return Err(format!("ERR {name} cannot be part of a transaction through Ringway").into());
+            }
+            _ => return Err("ERR this command is not available through Ringway yet".into()),
         }
         Ok(())
     }
 
-    fn hello(&mut self, id: u32, args: Args<'_>, out: &mut Vec<u8>) -> Result<(), String> {
+    fn hello(&mut self, id: u32, args: Args<'_>, out: &mut Vec<u8>) -> Result<(), Vec<u8>> {
         let mut proto = self.clients[id as usize].proto;
         let mut at = 1;
         if args.len() > 1 {
             proto = match integer(args.at(1)) {
                 Some(2) => Proto::Resp2,
                 Some(3) => Proto::Resp3,
-                Some(_) => return Err("NOPROTO unsupported protocol version".to_owned()),
-                None => return Err("ERR Protocol version is not an integer or out of range".to_owned()),
+                Some(_) => return Err("NOPROTO unsupported protocol version".into()),
+                None => return Err("ERR Protocol version is not an integer or out of range".into()),
             };
             at = 2;
         }
-        let (mut login, mut name) = (None, None);
+        // As in Redis, options before a wrong one have taken effect.
         while at < args.len() {
             if args.is(at, "auth") && at + 2 < args.len() {
-                login = Some((args.at(at + 1), args.at(at + 2)));
+                self.log_in(id, args.at(at + 1), args.at(at + 2))?;
                 at += 3;
             } else if args.is(at, "setname") && at + 1 < args.len() {
-                name = Some(client_name(args.at(at + 1))?);
+                self.clients[id as usize].about.name = client_name(args.at(at + 1))?;
                 at += 2;
             } else {
-                return Err(format!("ERR Syntax error in HELLO option '{}'", String::from_utf8_lossy(args.at(at))));
+                return Err([b"ERR Syntax error in HELLO option '", said(args.at(at), usize::MAX), b"'"].concat());
             }
         }
-        if let Some((user, password)) = login {
-            self.log_in(id, user, password)?;
-        }
         if !self.clients[id as usize].is_authenticated() {
-            return Err(HELLO_NOAUTH.to_owned());
+            return Err(HELLO_NOAUTH.into());
         }
         let version = self.server_version();
         let client = &mut self.clients[id as usize];
-        if let Some(name) = name {
-            client.about.name = name;
-        }
         let changed = client.proto != proto;
         client.proto = proto;
         let number = client.about.id as i64;
@@ -168,23 +215,23 @@ impl Engine {
         Ok(())
     }
 
-    fn auth(&mut self, id: u32, args: Args<'_>, out: &mut Vec<u8>) -> Result<(), String> {
+    fn auth(&mut self, id: u32, args: Args<'_>, out: &mut Vec<u8>) -> Result<(), Vec<u8>> {
         match args.len() {
-            2 if self.options.users.is_empty() => return Err(NO_PASSWORD.to_owned()),
+            2 if self.options.users.is_empty() => return Err(NO_PASSWORD.into()),
             2 => self.log_in(id, b"default", args.at(1))?,
             3 => self.log_in(id, args.at(1), args.at(2))?,
-            _ => return Err("ERR syntax error".to_owned()),
+            _ => return Err(SYNTAX.into()),
         }
         Reply::new(out, Proto::Resp2).status("OK");
         Ok(())
     }
 
-    fn log_in(&mut self, id: u32, user: &[u8], password: &[u8]) -> Result<(), String> {
+    fn log_in(&mut self, id: u32, user: &[u8], password: &[u8]) -> Result<(), Vec<u8>> {
         // Without users, Redis' default user has no password: any will do.
         let anybody = self.options.users.is_empty() && user == b"default";
         let matches = |known: &&super::User| known.name.as_bytes() == user && same(known.password.as_bytes(), password);
         let Some(name) = self.options.users.iter().find(matches).map(|user| user.name.clone()) else {
-            return if anybody { Ok(()) } else { Err(WRONG_PASSWORD.to_owned()) };
+            return if anybody { Ok(()) } else { Err(WRONG_PASSWORD.into()) };
         };
         let client = &mut self.clients[id as usize];
         client.about.user = name;
@@ -193,8 +240,11 @@ impl Engine {
         Ok(())
     }
 
-    fn select(&mut self, id: u32, args: Args<'_>, out: &mut Vec<u8>) -> Result<(), String> {
-        let number = integer(args.at(1)).ok_or("ERR value is not an integer or out of range")?;
+    fn select(&mut self, id: u32, args: Args<'_>, out: &mut Vec<u8>) -> Result<(), Vec<u8>> {
+        let number = integer(args.at(1)).ok_or(NO_INTEGER)?;
+        if i32::try_from(number).is_err() {
+            return Err(NO_INT.into());
+        }
         let db = u32::try_from(number).ok().filter(|db| *db < self.options.databases);
         self.clients[id as usize].db = db.ok_or("ERR DB index is out of range")?;
         self.lease_selects(id);
@@ -202,7 +252,7 @@ impl Engine {
         Ok(())
     }
 
-    fn reset(&mut self, id: u32, out: &mut Vec<u8>) -> Result<(), String> {
+    fn reset(&mut self, id: u32, out: &mut Vec<u8>) -> Result<(), Vec<u8>> {
         self.reset_session(id);
         let users = !self.options.users.is_empty();
         let client = &mut self.clients[id as usize];
@@ -210,6 +260,7 @@ impl Engine {
         client.db = 0;
         client.mute = false;
         client.about.name = Vec::new();
+        client.about.user = String::new();
         if users {
             client.session_mut().authenticated = false;
         }
@@ -230,7 +281,7 @@ impl Engine {
                 client.session_mut().skip = true;
             }
         } else {
-            return self.answer_error(id, "ERR syntax error");
+            return self.answer_error(id, SYNTAX);
         }
         Flow::Taken
     }
@@ -266,15 +317,33 @@ fn same(known: &[u8], given: &[u8]) -> bool {
     known.len() == given.len() && known.iter().zip(given).fold(0, |all, (a, b)| all | (a ^ b)) == 0
 }
 
-fn client_name(name: &[u8]) -> Result<Vec<u8>, String> {
+fn client_name(name: &[u8]) -> Result<Vec<u8>, Vec<u8>> {
     let fits = name.iter().all(|byte| (b'!'..=b'~').contains(byte));
-    if fits { Ok(name.to_vec()) } else { Err(BAD_NAME.to_owned()) }
+    if fits { Ok(name.to_vec()) } else { Err(BAD_NAME.into()) }
 }
 
-fn on_off(word: &[u8]) -> Result<bool, String> {
+fn on_off(word: &[u8]) -> Result<bool, Vec<u8>> {
     match () {
         () if word.eq_ignore_ascii_case(b"on") => Ok(true),
         () if word.eq_ignore_ascii_case(b"off") => Ok(false),
-        () => Err("ERR syntax error".to_owned()),
+        () => Err(SYNTAX.into()),
     }
+}
+
+/// Whether CLIENT TRACKING turns it on; what is wrong with its options comes first, as in Redis.
+fn tracking(args: Args<'_>) -> Result<bool, Vec<u8>> {
+    let mut at = 3;
+    while at < args.len() {
+        let more = at + 1 < args.len();
+        at += match () {
+            () if args.is(at, "redirect") && more => {
+                integer(args.at(at + 1)).ok_or(NO_INTEGER)?;
+                2
+            }
+            () if args.is(at, "prefix") && more => 2,
+            () if ["bcast", "optin", "optout", "noloop"].iter().any(|word| args.is(at, word)) => 1,
+            () => return Err(SYNTAX.into()),
+        };
+    }
+    on_off(args.at(2))
 }

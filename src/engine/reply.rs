@@ -9,7 +9,7 @@ use super::merge::{Finish, Merge};
 use super::out::LARGE_BYTES;
 use super::{Engine, Fault, NONE, Order, failure};
 use crate::metrics::BackendError;
-use crate::resp::{Proto, ReplyError, ReplyScanner, Scanned, elements, request};
+use crate::resp::{Proto, ReplyError, ReplyScanner, Scanned, elements, integer, request};
 
 impl Engine {
     /// A server sent `bytes`.
@@ -56,7 +56,8 @@ impl Engine {
                     let Ok(Scanned::Frame { len }) = ReplyScanner::default().scan(inbox.bytes()) else { break };
                     let answer = Answer::Owned(inbox.take(len));
                     self.reply(id, answer);
-                    if inbox.is_empty() {
+                    // The reply may have been the last that anybody wanted of this connection.
+                    if inbox.is_empty() || !self.conns.contains(id as usize) {
                         break;
                     }
                 }
@@ -116,8 +117,10 @@ impl Engine {
         backend.duration.observe_us(self.now - tag.at);
         let waited_for = !conn.waiters.is_empty();
         let leased = conn.purpose != Use::Shared && conn.fifo.is_empty();
-        if tag.client < ENGINE {
-            self.complete(tag, answer);
+        match tag.client {
+            ENGINE => self.looked_up(tag.seq, answer.bytes()),
+            client if client < ENGINE => self.complete(tag, answer),
+            _ => {}
         }
         if waited_for {
             self.release_waiters(id);
@@ -271,6 +274,11 @@ impl Engine {
             let text = version.split(|byte| *byte == b'\n').nth(1).unwrap_or_default();
             self.shards[conn.shard.0 as usize].version = Some(String::from_utf8_lossy(text).trim_end().to_owned());
         }
+        let number = fields.chunks(2).find(|pair| pair[0].ends_with(b"\r\nid\r\n"));
+        if let Some([_, number]) = number {
+            let digits = number.strip_prefix(b":").and_then(|number| number.strip_suffix(b"\r\n"));
+            conn.server_id = digits.and_then(integer).unwrap_or(0);
+        }
         conn.greetings_left -= 1;
         if conn.greetings_left == 0 {
             conn.link = Link::Up;
@@ -319,8 +327,11 @@ impl Engine {
                 continue;
             }
             let text = if tag.offset < sent { failure::lost(&shard, trouble) } else { failure::down(&shard, trouble) };
-            if tag.client < ENGINE {
-                self.complete(tag, Answer::Copied(format!("-{text}\r\n").as_bytes()));
+            let text = format!("-{text}\r\n");
+            match tag.client {
+                ENGINE => self.looked_up(tag.seq, text.as_bytes()),
+                client if client < ENGINE => self.complete(tag, Answer::Copied(text.as_bytes())),
+                _ => {}
             }
         }
         if self.conns[id as usize].purpose != Use::Shared {
@@ -346,6 +357,7 @@ impl Engine {
 
     /// To be called some ten times a second: tells those who waited too long, and tidies up.
     pub fn tick(&mut self) {
+        self.end_pause_in_time();
         let mut late = Vec::new();
         let mut mute = Vec::new();
         for (id, conn) in &mut self.conns {
@@ -360,7 +372,7 @@ impl Engine {
                 if waited < self.options.request_timeout {
                     break;
                 }
-                if tag.client < ENGINE && waited >= patience(tag) {
+                if tag.client <= ENGINE && waited >= patience(tag) {
                     late.push((*tag, conn.shard));
                     tag.client = NOBODY;
                 }
@@ -375,7 +387,11 @@ impl Engine {
             self.metrics.backends[shard.0 as usize].fail(BackendError::Timeout);
             let waited = if tag.slow { self.options.script_timeout } else { self.options.request_timeout };
             let text = failure::timeout(self.topology.shard(shard), waited / 1000);
-            self.complete(tag, Answer::Copied(format!("-{text}\r\n").as_bytes()));
+            let text = format!("-{text}\r\n");
+            match tag.client {
+                ENGINE => self.looked_up(tag.seq, text.as_bytes()),
+                _ => self.complete(tag, Answer::Copied(text.as_bytes())),
+            }
         }
         for id in mute {
             self.conn_lost(id, Fault::Timeout, "it did not answer any more");

@@ -81,7 +81,9 @@ impl Engine {
 
     /// Looks again at what a parked client sent; whether its socket may be read again.
     pub(super) fn client_resumed(&mut self, id: u32) -> bool {
-        if self.must_wait(id).is_some() {
+        if let Some(park) = self.must_wait(id) {
+            // Whatever it waited for is there; now it waits for something else.
+            self.clients[id as usize].park = park;
             return false;
         }
         let client = &mut self.clients[id as usize];
@@ -227,9 +229,15 @@ impl Engine {
         }
         let (command, row) = match route::resolve(args) {
             Ok(found) => found,
-            Err(refusal) => return self.refuse(id, refusal, args),
+            Err(refusal) => return self.unresolved(id, refusal, frame, owned, args),
         };
         let request = Request { frame, owned, args, id: command, row };
+        self.clients[id as usize].last = command;
+        if self.pause.is_some()
+            && let Some(flow) = self.held_back(id, row)
+        {
+            return flow;
+        }
         if self.clients[id as usize].session.is_some()
             && let Some(flow) = self.in_session(id, &request)
         {
@@ -257,7 +265,7 @@ impl Engine {
 
     /// Sends the request to one shard as it is.
     #[inline(always)]
-    fn forward(&mut self, id: u32, shard: ShardId, request: &Request<'_>) -> Flow {
+    pub(super) fn forward(&mut self, id: u32, shard: ShardId, request: &Request<'_>) -> Flow {
         let client = &self.clients[id as usize];
         let conn = match &client.session {
             None => self.shared(shard, client.proto, client.db),
@@ -483,8 +491,8 @@ impl Engine {
     }
 
     /// Answers an error, which also spoils a transaction that is being queued.
-    pub(super) fn answer_error(&mut self, id: u32, text: &str) -> Flow {
-        self.metrics.errors[failure::kind(format!("-{text}").as_bytes())].inc();
+    pub(super) fn answer_error(&mut self, id: u32, text: impl AsRef<[u8]>) -> Flow {
+        self.metrics.errors[failure::kind_of_text(text.as_ref())].inc();
         if let Some(session) = &mut self.clients[id as usize].session
             && let Some(multi) = &mut session.multi
         {
@@ -504,11 +512,9 @@ impl Engine {
 
     #[cold]
     pub(super) fn refuse(&mut self, id: u32, refusal: Refusal, args: Args<'_>) -> Flow {
-        if !self.clients[id as usize].is_authenticated() {
-            return self.answer_error(id, "NOAUTH Authentication required.");
-        }
-        if matches!(refusal, Refusal::CrossSlot { .. }) {
+        if let Refusal::CrossSlot { first, second } = refusal {
             self.metrics.cross_shard[0].inc();
+            self.advise(args.at(first as usize), args.at(second as usize), args.at(0));
         }
         let text = failure::refusal(refusal, args, &self.topology);
         self.answer_error(id, &text)
@@ -517,13 +523,13 @@ impl Engine {
     #[cold]
     fn deny(&mut self, id: u32, request: &Request<'_>) -> Flow {
         let name = request.row.name;
-        self.answer_error(id, &format!("NOPERM the command '{name}' is denied by [commands] deny"))
+        self.answer_error(id, format!("NOPERM the command '{name}' is denied by [commands] deny"))
     }
 
     /// The client does not speak RESP: it is told so, behind the replies that it still gets, and closed.
     #[cold]
     fn protocol_error(&mut self, id: u32, error: ProtocolError) {
-        self.answer_error(id, &format!("ERR Protocol error: {error}"));
+        self.answer_error(id, format!("ERR Protocol error: {error}"));
         self.hang_up(id);
     }
 

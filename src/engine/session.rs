@@ -23,13 +23,15 @@ pub(super) struct Session {
     watch: Option<Watch>,
     /// The lease on which a blocking command runs.
     pub(super) blocked: u32,
+    /// A key on the shard that the transaction is bound to: what ADVISE shows beside one elsewhere.
+    anchor: Vec<u8>,
     /// CLIENT REPLY SKIP: the next request is not answered.
     pub(super) skip: bool,
 }
 
 impl Default for Session {
     fn default() -> Self {
-        Self { authenticated: true, multi: None, watch: None, blocked: NONE, skip: false }
+        Self { authenticated: true, multi: None, watch: None, blocked: NONE, anchor: Vec::new(), skip: false }
     }
 }
 
@@ -52,6 +54,8 @@ pub(super) struct Multi {
     shard: Option<ShardId>,
     /// The database of the last SELECT among them.
     db: Option<u32>,
+    /// One of them may change data.
+    pub(super) writes: bool,
     /// A command was refused: EXEC will be.
     pub(super) spoiled: bool,
 }
@@ -61,6 +65,18 @@ struct Watch {
     shard: ShardId,
     /// The lease; [`NONE`] once it broke.
     conn: u32,
+}
+
+impl Multi {
+    /// Commands that wait for EXEC.
+    pub(super) fn len(&self) -> usize {
+        self.sent + self.local.len()
+    }
+
+    /// What they measure.
+    pub(super) fn bytes(&self) -> usize {
+        self.frames.len() + self.local.iter().map(|(_, _, frame)| frame.len()).sum::<usize>()
+    }
 }
 
 impl Engine {
@@ -181,6 +197,24 @@ impl Engine {
             }
             Plan::Refuse(refusal) => return self.refuse(id, refusal, request.args),
         };
+        let first = keys.first().copied().or(request.row.keys.single().map(|at| at as u32));
+        let key = first.map_or(&[][..], |at| request.args.at(at as usize));
+        let flow = self.enqueue(id, shard, key, local, db, request);
+        self.metrics.requests[request.id.0 as usize].inc();
+        flow
+    }
+
+    /// Puts a command into the transaction that the client is building: to be sent to `shard`, where
+    /// `key` lives, or to any, or answered by the proxy.
+    pub(super) fn enqueue(
+        &mut self,
+        id: u32,
+        shard: Option<ShardId>,
+        key: &[u8],
+        local: Option<Local>,
+        db: Option<u32>,
+        request: &Request<'_>,
+    ) -> Flow {
         let bytes_max = self.options.query_bytes_max;
         let session = self.clients[id as usize].session_mut();
         let watched = session.watch.map(|watch| watch.shard);
@@ -195,8 +229,13 @@ impl Engine {
                     map.shard(other).name,
                     map.shard(shard).name
                 );
+                let anchor = session.anchor.clone();
                 self.metrics.cross_shard[0].inc();
+                self.advise(&anchor, key, b"MULTI");
                 return self.answer_error(id, &text);
+            }
+            if multi.shard.is_none() && watched.is_none() {
+                session.anchor = key.to_vec();
             }
             multi.shard = Some(shard);
         }
@@ -209,9 +248,9 @@ impl Engine {
                 multi.frames.extend_from_slice(request.frame);
                 multi.sent += 1;
                 multi.db = db.or(multi.db);
+                multi.writes |= request.row.flags.has(Flags::WRITE) || request.row.flags.has(Flags::MAY_REPLICATE);
             }
         }
-        self.metrics.requests[request.id.0 as usize].inc();
         self.answer(id, |reply| _ = reply.status("QUEUED"))
     }
 
@@ -308,10 +347,13 @@ impl Engine {
                     map.shard(watch.shard).name,
                     map.shard(shard).name
                 );
+                let anchor = session.map_or_else(Vec::new, |session| session.anchor.clone());
+                self.metrics.cross_shard[0].inc();
+                self.advise(&anchor, request.args.at(1), b"WATCH");
                 return self.answer_error(id, &text);
             }
             Some(Watch { conn: NONE, .. }) => {
-                return self.answer_error(id, &failure::watch_lost(self.topology.shard(shard)));
+                return self.answer_error(id, failure::watch_lost(self.topology.shard(shard)));
             }
             Some(watch) => watch.conn,
             None => match self.lease(id, shard, proto, db, true) {
@@ -320,6 +362,9 @@ impl Engine {
             },
         };
         let client = &mut self.clients[id as usize];
+        if watched.is_none() {
+            client.session_mut().anchor = request.args.at(1).to_vec();
+        }
         client.session_mut().watch = Some(Watch { shard, conn });
         client.exclusive = true;
         let seq = client.open(State::Wait, Class::Session, self.now);
@@ -351,7 +396,7 @@ impl Engine {
     }
 
     /// Runs a command that may wait on the server, alone on a lease.
-    fn block(&mut self, id: u32, keys: &[u32], request: &Request<'_>) -> Flow {
+    pub(super) fn block(&mut self, id: u32, keys: &[u32], request: &Request<'_>) -> Flow {
         let client = &self.clients[id as usize];
         if !client.slots.is_empty() {
             return Flow::Parked(Park::Empty);
@@ -432,7 +477,7 @@ impl Engine {
     // Leases.
 
     /// A connection to `shard` for this client alone, or what the client gets instead.
-    fn lease(&mut self, id: u32, shard: ShardId, proto: Proto, db: u32, keep: bool) -> Result<u32, Flow> {
+    pub(super) fn lease(&mut self, id: u32, shard: ShardId, proto: Proto, db: u32, keep: bool) -> Result<u32, Flow> {
         let base = self.shards[shard.0 as usize].shared[0];
         if self.conns.get(base as usize).is_none_or(|conn| conn.link == Link::Down) {
             return Err(self.answer_down(id, shard, Class::Session));
@@ -465,6 +510,9 @@ impl Engine {
             && client < ENGINE
             && state.fifo.is_empty()
         {
+            if state.tainted {
+                return self.close_lease(conn);
+            }
             state.patient = false;
             state.purpose = Use::Lease { client: NOBODY, keep: false };
             let shard = state.shard;
@@ -486,7 +534,7 @@ impl Engine {
     }
 
     /// Ends a lease that nobody may inherit.
-    fn close_lease(&mut self, conn: u32) {
+    pub(super) fn close_lease(&mut self, conn: u32) {
         let Some(state) = self.conns.get(conn as usize) else { return };
         let backend = &self.metrics.backends[state.shard.0 as usize];
         if state.is_linked() {

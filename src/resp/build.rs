@@ -34,10 +34,11 @@ impl<'a> Reply<'a> {
         self.line(b'+', text.as_bytes())
     }
 
-    /// `-ERR ...`: `text` starts with the error's code. Line ends in it become spaces.
-    pub fn error(&mut self, text: &str) -> &mut Self {
+    /// `-ERR ...`: `text` starts with the error's code. Line ends in it become spaces; it may
+    /// repeat a client's bytes, which need not be UTF-8.
+    pub fn error(&mut self, text: impl AsRef<[u8]>) -> &mut Self {
         self.out.push(b'-');
-        self.out.extend(text.bytes().map(|b| if b == b'\r' || b == b'\n' { b' ' } else { b }));
+        self.out.extend(text.as_ref().iter().map(|b| if matches!(b, b'\r' | b'\n') { b' ' } else { *b }));
         self.out.extend_from_slice(b"\r\n");
         self
     }
@@ -52,13 +53,14 @@ impl<'a> Reply<'a> {
     }
 
     /// A text for people: verbatim in RESP3.
-    pub fn verbatim(&mut self, body: &str) -> &mut Self {
+    pub fn verbatim(&mut self, body: impl AsRef<[u8]>) -> &mut Self {
+        let body = body.as_ref();
         match self.proto {
-            Proto::Resp2 => bulk(self.out, body.as_bytes()),
+            Proto::Resp2 => bulk(self.out, body),
             Proto::Resp3 => {
                 header(self.out, b'=', body.len() + 4);
                 self.out.extend_from_slice(b"txt:");
-                self.out.extend_from_slice(body.as_bytes());
+                self.out.extend_from_slice(body);
                 self.out.extend_from_slice(b"\r\n");
             }
         }
