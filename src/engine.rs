@@ -16,6 +16,7 @@ mod inbox;
 mod local;
 mod merge;
 mod out;
+mod pubsub;
 mod reply;
 mod request;
 mod session;
@@ -29,6 +30,7 @@ use slab::Slab;
 
 pub use client::About;
 pub use out::Out;
+pub use pubsub::OutputLimits;
 
 use crate::command::{self, Class};
 use crate::metrics::{Labels, WorkerMetrics};
@@ -37,6 +39,7 @@ use crate::topology::{ShardId, Topology};
 use client::{Client, End, Park};
 use conn::{Conn, Link, Use};
 use out::Pool;
+use pubsub::Hub;
 
 /// Where an index of no connection is needed.
 const NONE: u32 = u32::MAX;
@@ -54,6 +57,8 @@ pub struct Options {
     pub client_inflight_max: usize,
     /// Bytes of replies that one client has not read; at the limit its socket is not read.
     pub client_output_bytes_max: usize,
+    /// When a subscriber that does not read is closed.
+    pub subscribers: OutputLimits,
     /// Bytes that wait to be written to one connection of a backend.
     pub backend_buffer_bytes_max: usize,
     /// Requests of one connection of a backend in flight.
@@ -126,6 +131,8 @@ pub enum Order {
     Reconnect { conn: u32 },
     /// Write what is left for the client, then close it.
     CloseClient { client: u32 },
+    /// Close the client at once, whatever is left for it.
+    DropClient { client: u32 },
 }
 
 /// Why a connection to a server is not there (any more).
@@ -164,6 +171,7 @@ pub struct Engine {
     clients: Slab<Client>,
     conns: Slab<Conn>,
     shards: Vec<ShardState>,
+    hub: Hub,
     dirty_conns: Vec<u32>,
     dirty_clients: Vec<u32>,
     /// Clients that were parked and may go on.
@@ -201,6 +209,7 @@ impl Engine {
             clients: Slab::new(),
             conns: Slab::new(),
             shards,
+            hub: Hub::default(),
             dirty_conns: Vec::new(),
             dirty_clients: Vec::new(),
             resume: Vec::new(),
@@ -246,6 +255,7 @@ impl Engine {
         client.out.clear();
         client.out.retire(&mut self.pool);
         if let Some(session) = client.session.take() {
+            self.end_subscriptions(id, &session);
             self.end_session(&session);
         }
     }

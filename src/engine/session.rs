@@ -8,6 +8,7 @@
 use super::client::{Client, Park, State};
 use super::conn::{ENGINE, Link, NOBODY, Use};
 use super::merge::{EXEC_QUEUED, EXEC_RESULT, Exec, Kind, Merge};
+use super::pubsub::Subscriptions;
 use super::request::{Flow, Request};
 use super::{Engine, NONE, Order, failure};
 use crate::command::{Class, Every, Flags, Local, Route, Session as Verb};
@@ -25,18 +26,24 @@ pub(super) struct Session {
     pub(super) blocked: u32,
     /// CLIENT REPLY SKIP: the next request is not answered.
     pub(super) skip: bool,
+    pub(super) subscriptions: Subscriptions,
 }
 
 impl Default for Session {
     fn default() -> Self {
-        Self { authenticated: true, multi: None, watch: None, blocked: NONE, skip: false }
+        Self { authenticated: true, multi: None, watch: None, blocked: NONE, skip: false, subscriptions: Subscriptions::default() }
     }
 }
 
 impl Session {
     /// Nothing in it differs from having none.
     fn is_plain(&self) -> bool {
-        self.authenticated && self.multi.is_none() && self.watch.is_none() && self.blocked == NONE && !self.skip
+        self.authenticated
+            && self.multi.is_none()
+            && self.watch.is_none()
+            && self.blocked == NONE
+            && !self.skip
+            && self.subscriptions.is_empty()
     }
 }
 
@@ -83,7 +90,13 @@ impl Engine {
             let flow = self.unmuted(id, request, args);
             return Some(flow);
         }
-        session.multi.as_ref()?;
+        if !session.subscriptions.is_empty()
+            && client.proto == Proto::Resp2
+            && let Some(flow) = self.subscribed_only(id, request)
+        {
+            return Some(flow);
+        }
+        self.clients[id as usize].session.as_ref()?.multi.as_ref()?;
         match request.row.route {
             Route::Session(Verb::Exec | Verb::Discard | Verb::Multi | Verb::Watch)
             | Route::Local(Local::Quit | Local::Reset) => None,
@@ -124,8 +137,7 @@ impl Engine {
             Verb::Watch => self.watch(id, request),
             Verb::Unwatch => self.unwatch(id, request),
             Verb::Block => self.block(id, keys, request),
-            Verb::Publish | Verb::ShardPublish => self.publish(id, request),
-            _ => self.answer_error(id, "ERR this command is not available through Ringway yet"),
+            _ => self.pubsub(id, verb, request),
         }
     }
 
@@ -166,7 +178,7 @@ impl Engine {
                 Ok(shard) => Some(shard),
                 Err(refusal) => return self.refuse(id, refusal, request.args),
             },
-            Plan::Session(Verb::Publish | Verb::Unwatch) => None,
+            Plan::Session(Verb::Publish | Verb::ShardPublish | Verb::Unwatch) => None,
             Plan::Every(_) if self.shards.len() == 1 => Some(ShardId(0)),
             Plan::Every(_) | Plan::Session(_) => {
                 let name = request.row.name.to_uppercase().replace('|', " ");
@@ -413,22 +425,6 @@ impl Engine {
         Flow::Taken
     }
 
-    /// To the channel's shard, after all that the client did before.
-    fn publish(&mut self, id: u32, request: &Request<'_>) -> Flow {
-        if !self.clients[id as usize].slots.is_empty() {
-            return Flow::Parked(Park::Empty);
-        }
-        let shard = self.topology.shard_of(request.args.at(1));
-        let client = &self.clients[id as usize];
-        let conn = self.shared(shard, client.proto, client.db);
-        if conn == NONE {
-            return self.answer_down(id, shard, Class::Session);
-        }
-        let seq = self.clients[id as usize].open(State::Wait, Class::Session, self.now);
-        self.send(conn, id, seq, 0, request);
-        Flow::Taken
-    }
-
     // Leases.
 
     /// A connection to `shard` for this client alone, or what the client gets instead.
@@ -553,6 +549,7 @@ impl Engine {
     /// RESET and the like: no transaction, no watched keys.
     pub(super) fn reset_session(&mut self, id: u32) {
         self.forget_watch(id);
+        self.unsubscribe_all(id);
         if let Some(session) = self.clients[id as usize].session.as_mut() {
             session.multi = None;
             session.skip = false;
