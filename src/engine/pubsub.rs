@@ -29,8 +29,8 @@ use super::{Engine, Order};
 use crate::command::{Class, Local, Route, Session as Verb};
 use crate::resp::{Proto, Reply, elements, request as frame};
 use crate::topology::ShardId;
-use hub::{Kind, Name, UNKNOWN, Waiting};
 pub(super) use hub::{Hub, Subscriptions};
+use hub::{Kind, Name, UNKNOWN, Waiting};
 
 /// When a subscriber that does not read is closed: Redis' `client-output-buffer-limit pubsub`. A
 /// limit of 0 is none.
@@ -123,13 +123,14 @@ impl Engine {
             }
             self.confirmation(id, kind, kind.joins(), Some(name), &mut reply);
         }
-        let targets = self.hub.lines.iter().enumerate().map(|(shard, line)| match self.conns[line.conn as usize].link {
-            Link::Up => line.end,
-            Link::Connecting | Link::Greeting => UNKNOWN,
-            // A server that is there will be connected in a moment; one that is not is not waited for.
-            Link::Down if self.is_shard_up(shard) => UNKNOWN,
-            Link::Down => 0,
-        });
+        let targets =
+            self.hub.lines.iter().enumerate().map(|(shard, line)| match self.conns[line.conn as usize].link {
+                Link::Up => line.end,
+                Link::Connecting | Link::Greeting => UNKNOWN,
+                // A server that is there will be connected in a moment; one that is not is not waited for.
+                Link::Down if self.is_shard_up(shard) => UNKNOWN,
+                Link::Down => 0,
+            });
         let targets = targets.collect();
         self.confirm(id, reply, targets, Some((kind, added)))
     }
@@ -403,7 +404,8 @@ impl Engine {
         }
         self.confirm_ready();
         for (id, generation) in mem::take(&mut self.hub.slow) {
-            let Some(client) = self.clients.get_mut(id as usize).filter(|client| client.generation == generation) else {
+            let Some(client) = self.clients.get_mut(id as usize).filter(|client| client.generation == generation)
+            else {
                 continue;
             };
             let Some(session) = client.session.as_mut() else { continue };

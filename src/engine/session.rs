@@ -31,7 +31,14 @@ pub(super) struct Session {
 
 impl Default for Session {
     fn default() -> Self {
-        Self { authenticated: true, multi: None, watch: None, blocked: NONE, skip: false, subscriptions: Subscriptions::default() }
+        Self {
+            authenticated: true,
+            multi: None,
+            watch: None,
+            blocked: NONE,
+            skip: false,
+            subscriptions: Subscriptions::default(),
+        }
     }
 }
 

@@ -207,7 +207,10 @@ impl Hub {
             return own;
         }
         let patterns = self.topics[Kind::Pattern as usize].iter();
-        own + patterns.filter(|(pattern, _)| glob::matches(pattern, name)).map(|(_, members)| more(members)).sum::<i64>()
+        own + patterns
+            .filter(|(pattern, _)| glob::matches(pattern, name))
+            .map(|(_, members)| more(members))
+            .sum::<i64>()
     }
 }
 

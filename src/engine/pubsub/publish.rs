@@ -84,8 +84,7 @@ impl Engine {
     pub(super) fn channels(&mut self, id: u32, kind: Kind, request: &Request<'_>) -> Flow {
         if request.args.len() > 3 {
             let asked = String::from_utf8_lossy(request.args.at(1));
-            let text =
-                format!("ERR unknown subcommand or wrong number of arguments for '{asked}'. Try PUBSUB HELP.");
+            let text = format!("ERR unknown subcommand or wrong number of arguments for '{asked}'. Try PUBSUB HELP.");
             return self.answer_error(id, &text);
         }
         let pattern = (request.args.len() == 3).then(|| request.args.at(2));
