@@ -226,11 +226,11 @@ impl Engine {
     /// Confirms to all who need not wait any longer.
     fn confirm_ready(&mut self) {
         while let Some(waiting) = self.hub.next_ready() {
-            self.confirmed(waiting);
+            self.confirmed(&waiting);
         }
     }
 
-    fn confirmed(&mut self, waiting: Waiting) {
+    fn confirmed(&mut self, waiting: &Waiting) {
         let id = waiting.client;
         let same = |client: &&mut super::client::Client| client.generation == waiting.generation;
         let Some(client) = self.clients.get_mut(id as usize).filter(same) else { return };
@@ -400,7 +400,7 @@ impl Engine {
         // A server that does not answer is not waited for longer than for any reply.
         while self.hub.queue.front().is_some_and(|waiting| self.now.saturating_sub(waiting.at) >= timeout) {
             let waiting = self.hub.queue.pop_front();
-            waiting.into_iter().for_each(|waiting| self.confirmed(waiting));
+            waiting.iter().for_each(|waiting| self.confirmed(waiting));
         }
         self.confirm_ready();
         for (id, generation) in mem::take(&mut self.hub.slow) {

@@ -197,7 +197,7 @@ impl Hub {
     /// What is to be added to a server's number of subscribers of one name: this worker is one of them
     /// there, and stands for all of its clients here.
     pub(super) fn own(&self, kind: Kind, name: &[u8]) -> i64 {
-        self.topics[kind as usize].get(name).map_or(0, more)
+        self.topics[kind as usize].get(name).map_or(0, |members| more(members))
     }
 
     /// The same for the receivers of a message.
@@ -215,6 +215,6 @@ impl Hub {
 }
 
 /// Clients beyond the one that the server knows of.
-fn more(members: &Vec<u32>) -> i64 {
+fn more(members: &[u32]) -> i64 {
     members.len() as i64 - 1
 }
