@@ -17,6 +17,7 @@ mod local;
 mod lookup;
 mod merge;
 mod out;
+mod pubsub;
 mod reply;
 mod request;
 mod session;
@@ -30,6 +31,7 @@ use slab::Slab;
 
 pub use client::About;
 pub use out::Out;
+pub use pubsub::OutputLimits;
 
 use crate::command::{self, Class};
 use crate::metrics::{Labels, WorkerMetrics};
@@ -40,6 +42,7 @@ use conn::{Conn, Link, Use};
 use local::{Advice, Pause};
 use lookup::Lookups;
 use out::Pool;
+use pubsub::Hub;
 
 /// Where an index of no connection is needed.
 const NONE: u32 = u32::MAX;
@@ -57,6 +60,8 @@ pub struct Options {
     pub client_inflight_max: usize,
     /// Bytes of replies that one client has not read; at the limit its socket is not read.
     pub client_output_bytes_max: usize,
+    /// When a subscriber that does not read is closed.
+    pub subscribers: OutputLimits,
     /// Bytes that wait to be written to one connection of a backend.
     pub backend_buffer_bytes_max: usize,
     /// Requests of one connection of a backend in flight.
@@ -83,6 +88,33 @@ pub struct Options {
     pub epoch: u64,
     /// How the proxy names itself in INFO.
     pub facts: Facts,
+}
+
+impl Default for Options {
+    /// What the configuration file's defaults are, for one shard without credentials.
+    fn default() -> Self {
+        Self {
+            limits: Limits::default(),
+            query_bytes_max: 1024 * 1024 * 1024,
+            client_inflight_max: 1024,
+            client_output_bytes_max: 1024 * 1024,
+            subscribers: OutputLimits::default(),
+            backend_buffer_bytes_max: 4 * 1024 * 1024,
+            backend_inflight_max: 16_384,
+            leases_max: 256,
+            request_timeout: 5_000_000,
+            script_timeout: 60_000_000,
+            users: Vec::new(),
+            admin: false,
+            keyless_scripts: Some(ShardId(0)),
+            keyless: HashMap::new(),
+            deny: Vec::new(),
+            credentials: vec![Credentials::default()],
+            databases: 16,
+            epoch: 0,
+            facts: Facts::default(),
+        }
+    }
 }
 
 /// What INFO and HELLO say of the process.
@@ -132,6 +164,8 @@ pub enum Order {
     Reconnect { conn: u32 },
     /// Write what is left for the client, then close it.
     CloseClient { client: u32 },
+    /// Close the client at once, whatever is left for it.
+    DropClient { client: u32 },
 }
 
 /// Why a connection to a server is not there (any more).
@@ -170,6 +204,7 @@ pub struct Engine {
     clients: Slab<Client>,
     conns: Slab<Conn>,
     shards: Vec<ShardState>,
+    hub: Hub,
     dirty_conns: Vec<u32>,
     dirty_clients: Vec<u32>,
     /// Clients that were parked and may go on.
@@ -213,6 +248,7 @@ impl Engine {
             clients: Slab::new(),
             conns: Slab::new(),
             shards,
+            hub: Hub::default(),
             dirty_conns: Vec::new(),
             dirty_clients: Vec::new(),
             resume: Vec::new(),
@@ -262,6 +298,7 @@ impl Engine {
         client.out.clear();
         client.out.retire(&mut self.pool);
         if let Some(session) = client.session.take() {
+            self.end_subscriptions(id, &session);
             self.end_session(&session);
         }
     }

@@ -273,6 +273,11 @@ fn options(config: &Config, topology: &Topology, threads: usize, port: u16) -> O
         query_bytes_max: bytes(limits.query_buffer_bytes_max),
         client_inflight_max: limits.client_inflight_max as usize,
         client_output_bytes_max: bytes(limits.client_output_bytes_max),
+        subscribers: engine::OutputLimits {
+            hard_bytes_max: bytes(limits.subscriber_output_hard_bytes_max),
+            soft_bytes_max: bytes(limits.subscriber_output_soft_bytes_max),
+            soft_time: micros(config.timeouts.subscriber_output),
+        },
         backend_buffer_bytes_max: bytes(limits.backend_buffer_bytes_max),
         backend_inflight_max: limits.backend_inflight_max as usize,
         leases_max: limits.leases_max as usize,

@@ -344,7 +344,7 @@ impl Worker {
                     }
                     self.wake_reader(conn);
                 }
-                Order::CloseClient { client } => self.close_client(client),
+                Order::CloseClient { client } | Order::DropClient { client } => self.close_client(client),
             }
         }
     }

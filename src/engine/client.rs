@@ -98,6 +98,9 @@ pub(super) struct Client {
     pub(super) db: u32,
     pub(super) park: Park,
     pub(super) dirty: bool,
+    /// The connection and the slot behind the last message published: while the next slot is that
+    /// one, everything in flight is on that connection.
+    pub(super) published: (u32, u32),
     /// Until the ring is empty no further request is looked at.
     pub(super) exclusive: bool,
     pub(super) end: End,
@@ -148,6 +151,7 @@ impl Client {
             db: 0,
             park: Park::No,
             dirty: false,
+            published: (u32::MAX, 0),
             exclusive: false,
             end: End::Open,
             mute: false,
@@ -198,9 +202,15 @@ impl Client {
     /// Opens the next slot and returns its number.
     #[inline]
     pub(super) fn open(&mut self, state: State, class: Class, at: u64) -> u32 {
-        let seq = self.head_seq.wrapping_add(self.slots.len() as u32);
+        let seq = self.next_seq();
         self.slots.push_back(Slot { state, at, class, mute: self.mute });
         seq
+    }
+
+    /// The number of the slot that is opened next.
+    #[inline]
+    pub(super) fn next_seq(&self) -> u32 {
+        self.head_seq.wrapping_add(self.slots.len() as u32)
     }
 
     /// The slot numbered `seq`, while it is in flight.

@@ -33,6 +33,11 @@ pub(super) enum Kind {
     Values {
         owners: Vec<u16>,
     },
+    /// Pairs of a name and a number, put back in order as values are; what is to be added to each number.
+    NumSub {
+        owners: Vec<u16>,
+        corrections: Vec<i64>,
+    },
     /// One part, whose cursor is rewritten: the shard's place, and where an ended scan goes on.
     Scan {
         place: u64,
@@ -143,6 +148,7 @@ impl Merge {
             Kind::Sum { total } => _ = reply.integer(total),
             Kind::Pairs => _ = reply.status("OK"),
             Kind::Values { owners } => values(&mut reply, &owners, parts),
+            Kind::NumSub { owners, corrections } => numbers(&mut reply, &owners, &corrections, parts),
             Kind::Scan { place, next } => scan(&mut reply, place, next, &parts[0]),
             Kind::Exec(exec) => return executed(exec, mem::take(&mut self.parts)),
             Kind::RandomKey { left } => return random_key(left, parts),
@@ -238,6 +244,18 @@ fn values(reply: &mut Reply<'_>, owners: &[u16], parts: &[Vec<u8>]) {
             }
             _ => _ = reply.null(),
         }
+    }
+}
+
+/// Names and numbers in order, each number corrected.
+fn numbers(reply: &mut Reply<'_>, owners: &[u16], corrections: &[i64], parts: &[Vec<u8>]) {
+    let mut merged = Vec::new();
+    values(&mut Reply::new(&mut merged, Proto::Resp2), owners, parts);
+    let mut fields = elements(&merged);
+    reply.array(owners.len());
+    for correction in corrections {
+        reply.raw(fields.next().unwrap_or(b"$-1\r\n"));
+        reply.integer((number(fields.next().unwrap_or_default()) + correction).max(0));
     }
 }
 

@@ -108,7 +108,7 @@ impl Engine {
             return;
         }
         let Some(tag) = conn.fifo.pop_front() else {
-            return self.conn_broken(id, ReplyError::UnknownType(answer.bytes().first().copied().unwrap_or(0)));
+            return self.unasked(id, &answer);
         };
         if tag.client == GREETING {
             return self.greeted(id, answer.bytes());
@@ -127,6 +127,16 @@ impl Engine {
         }
         if leased {
             self.lease_answered(id);
+        }
+    }
+
+    /// Nobody waits for this: it is a message, or the connection is not to be trusted.
+    #[cold]
+    fn unasked(&mut self, id: u32, answer: &Answer<'_>) {
+        let conn = &self.conns[id as usize];
+        let (shard, first) = (conn.shard, answer.bytes().first().copied().unwrap_or(0));
+        if conn.purpose != Use::Hub || !self.hub_reply(shard, answer) {
+            self.conn_broken(id, ReplyError::UnknownType(first));
         }
     }
 
@@ -169,7 +179,7 @@ impl Engine {
         }
     }
 
-    fn finish_with(&mut self, id: u32, seq: u32, bytes: &[u8]) {
+    pub(super) fn finish_with(&mut self, id: u32, seq: u32, bytes: &[u8]) {
         let Some(slot) = self.clients[id as usize].slot(seq) else { return };
         let (class, at) = (slot.class, slot.at);
         self.settle(id, seq, Answer::Copied(bytes), class as usize, at);
@@ -286,7 +296,11 @@ impl Engine {
             if conn.purpose == Use::Shared && conn.proto == Proto::Resp2 && conn.db == 0 {
                 self.metrics.backends[conn.shard.0 as usize].up.set(1);
             }
+            let (hub, shard) = (conn.purpose == Use::Hub, conn.shard);
             self.mark_conn(id);
+            if hub {
+                self.hub_up(shard);
+            }
         }
     }
 
@@ -313,7 +327,7 @@ impl Engine {
         let sent = conn.out.taken();
         conn.trouble = trouble.to_owned();
         // A server that was there a moment ago gets one chance to be back at once.
-        conn.link = if was_up && conn.purpose == Use::Shared { Link::Connecting } else { Link::Down };
+        conn.link = if was_up && !matches!(conn.purpose, Use::Lease { .. }) { Link::Connecting } else { Link::Down };
         conn.patient = false;
         conn.out.clear();
         conn.greeting.clear();
@@ -334,8 +348,11 @@ impl Engine {
                 _ => {}
             }
         }
-        if self.conns[id as usize].purpose != Use::Shared {
-            self.lease_lost(id);
+        let conn = &self.conns[id as usize];
+        match conn.purpose {
+            Use::Shared => {}
+            Use::Lease { .. } => self.lease_lost(id),
+            Use::Hub => self.hub_lost(conn.shard),
         }
     }
 
@@ -393,6 +410,8 @@ impl Engine {
                 _ => self.complete(tag, Answer::Copied(text.as_bytes())),
             }
         }
+        self.hub_tick();
+        mute.extend(self.silent_lines());
         for id in mute {
             self.conn_lost(id, Fault::Timeout, "it did not answer any more");
             self.reconnect(id);

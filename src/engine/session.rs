@@ -8,6 +8,7 @@
 use super::client::{Client, Park, State};
 use super::conn::{ENGINE, Link, NOBODY, Use};
 use super::merge::{EXEC_QUEUED, EXEC_RESULT, Exec, Kind, Merge};
+use super::pubsub::Subscriptions;
 use super::request::{Flow, Request};
 use super::{Engine, NONE, Order, failure};
 use crate::command::{Class, Every, Flags, Local, Route, Session as Verb};
@@ -27,18 +28,32 @@ pub(super) struct Session {
     anchor: Vec<u8>,
     /// CLIENT REPLY SKIP: the next request is not answered.
     pub(super) skip: bool,
+    pub(super) subscriptions: Subscriptions,
 }
 
 impl Default for Session {
     fn default() -> Self {
-        Self { authenticated: true, multi: None, watch: None, blocked: NONE, anchor: Vec::new(), skip: false }
+        Self {
+            authenticated: true,
+            multi: None,
+            watch: None,
+            blocked: NONE,
+            anchor: Vec::new(),
+            skip: false,
+            subscriptions: Subscriptions::default(),
+        }
     }
 }
 
 impl Session {
     /// Nothing in it differs from having none.
     fn is_plain(&self) -> bool {
-        self.authenticated && self.multi.is_none() && self.watch.is_none() && self.blocked == NONE && !self.skip
+        self.authenticated
+            && self.multi.is_none()
+            && self.watch.is_none()
+            && self.blocked == NONE
+            && !self.skip
+            && self.subscriptions.is_empty()
     }
 }
 
@@ -99,7 +114,13 @@ impl Engine {
             let flow = self.unmuted(id, request, args);
             return Some(flow);
         }
-        session.multi.as_ref()?;
+        if !session.subscriptions.is_empty()
+            && client.proto == Proto::Resp2
+            && let Some(flow) = self.subscribed_only(id, request)
+        {
+            return Some(flow);
+        }
+        self.clients[id as usize].session.as_ref()?.multi.as_ref()?;
         match request.row.route {
             Route::Session(Verb::Exec | Verb::Discard | Verb::Multi | Verb::Watch)
             | Route::Local(Local::Quit | Local::Reset) => None,
@@ -140,8 +161,7 @@ impl Engine {
             Verb::Watch => self.watch(id, request),
             Verb::Unwatch => self.unwatch(id, request),
             Verb::Block => self.block(id, keys, request),
-            Verb::Publish | Verb::ShardPublish => self.publish(id, request),
-            _ => self.answer_error(id, "ERR this command is not available through Ringway yet"),
+            _ => self.pubsub(id, verb, request),
         }
     }
 
@@ -182,7 +202,7 @@ impl Engine {
                 Ok(shard) => Some(shard),
                 Err(refusal) => return self.refuse(id, refusal, request.args),
             },
-            Plan::Session(Verb::Publish | Verb::Unwatch) => None,
+            Plan::Session(Verb::Publish | Verb::ShardPublish | Verb::Unwatch) => None,
             Plan::Every(_) if self.shards.len() == 1 => Some(ShardId(0)),
             Plan::Every(_) | Plan::Session(_) => {
                 let name = request.row.name.to_uppercase().replace('|', " ");
@@ -261,7 +281,10 @@ impl Engine {
             return self.answer(id, |reply| _ = reply.error("ERR EXEC without MULTI"));
         };
         let watch = session.watch;
-        let multi = session.multi.take().unwrap_or_default();
+        if self.must_finish_watch(id) {
+            return Flow::Parked(Park::Empty);
+        }
+        let multi = self.clients[id as usize].session_mut().multi.take().unwrap_or_default();
         if multi.spoiled {
             self.forget_watch(id);
             self.drop_plain_session(id);
@@ -280,9 +303,9 @@ impl Engine {
             self.drop_plain_session(id);
             return self.answer_down(id, shard, Class::Session);
         }
-        if self.is_full(conn) || !self.clients[id as usize].slots.is_empty() && watch.is_some() {
+        if self.is_full(conn) {
             self.clients[id as usize].session_mut().multi = Some(multi);
-            return if self.is_full(conn) { self.wait_for(id, conn) } else { Flow::Parked(Park::Empty) };
+            return self.wait_for(id, conn);
         }
         let local = multi.local.iter().map(|(place, what, frame)| (*place, self.told(id, *what, frame))).collect();
         let exec = Exec { refused: None, local, db: multi.db };
@@ -312,6 +335,9 @@ impl Engine {
     }
 
     fn discard(&mut self, id: u32) -> Flow {
+        if self.must_finish_watch(id) {
+            return Flow::Parked(Park::Empty);
+        }
         let session = self.clients[id as usize].session_mut();
         if session.multi.take().is_none() {
             self.drop_plain_session(id);
@@ -458,22 +484,6 @@ impl Engine {
         Flow::Taken
     }
 
-    /// To the channel's shard, after all that the client did before.
-    fn publish(&mut self, id: u32, request: &Request<'_>) -> Flow {
-        if !self.clients[id as usize].slots.is_empty() {
-            return Flow::Parked(Park::Empty);
-        }
-        let shard = self.topology.shard_of(request.args.at(1));
-        let client = &self.clients[id as usize];
-        let conn = self.shared(shard, client.proto, client.db);
-        if conn == NONE {
-            return self.answer_down(id, shard, Class::Session);
-        }
-        let seq = self.clients[id as usize].open(State::Wait, Class::Session, self.now);
-        self.send(conn, id, seq, 0, request);
-        Flow::Taken
-    }
-
     // Leases.
 
     /// A connection to `shard` for this client alone, or what the client gets instead.
@@ -567,6 +577,13 @@ impl Engine {
         session.and_then(|session| session.watch).map_or(NONE, |watch| watch.conn)
     }
 
+    /// The client's lease is about to be given back, and has replies to come: what follows would
+    /// overtake them on another connection.
+    fn must_finish_watch(&self, id: u32) -> bool {
+        let client = &self.clients[id as usize];
+        !client.slots.is_empty() && client.session.as_ref().is_some_and(|session| session.watch.is_some())
+    }
+
     /// Lets go of watched keys without an answer to anybody.
     pub(super) fn forget_watch(&mut self, id: u32) {
         let Some(session) = self.clients[id as usize].session.as_mut() else { return };
@@ -600,6 +617,7 @@ impl Engine {
     /// RESET and the like: no transaction, no watched keys.
     pub(super) fn reset_session(&mut self, id: u32) {
         self.forget_watch(id);
+        self.unsubscribe_all(id);
         if let Some(session) = self.clients[id as usize].session.as_mut() {
             session.multi = None;
             session.skip = false;

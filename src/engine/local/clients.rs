@@ -173,7 +173,7 @@ impl Engine {
 impl Client {
     /// Channels, patterns and shard channels that it has subscribed to.
     fn subscriptions(&self) -> (usize, usize, usize) {
-        (0, 0, 0)
+        self.session.as_ref().map_or((0, 0, 0), |session| session.subscriptions.sizes())
     }
 }
 

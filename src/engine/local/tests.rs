@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::super::{About, Credentials, Engine, Fault, Options, Order, User, labels};
 use crate::metrics::Metrics;
-use crate::resp::{Limits, request, split_inline};
+use crate::resp::{request, split_inline};
 use crate::topology::{Endpoint, Kind, Shard, ShardId, Spec, Topology};
 
 const NAMES: [&str; 3] = ["a", "b", "c"];
@@ -24,24 +24,13 @@ pub(in crate::engine) struct Bench {
 
 pub(in crate::engine) fn options() -> Options {
     Options {
-        limits: Limits::default(),
         query_bytes_max: 1 << 20,
         client_inflight_max: 64,
-        client_output_bytes_max: 1 << 20,
-        backend_buffer_bytes_max: 1 << 20,
-        backend_inflight_max: 1024,
         leases_max: 4,
-        request_timeout: 5_000_000,
-        script_timeout: 60_000_000,
-        users: Vec::new(),
-        admin: false,
         keyless_scripts: None,
-        keyless: HashMap::new(),
-        deny: Vec::new(),
         credentials: vec![Credentials::default(); 3],
-        databases: 16,
         epoch: 1_700_000_000_000_000,
-        facts: super::super::Facts::default(),
+        ..Options::default()
     }
 }
 
@@ -95,7 +84,7 @@ impl Bench {
                     self.conns.remove(&conn);
                 }
                 Order::Reconnect { .. } => {}
-                Order::CloseClient { client } => {
+                Order::CloseClient { client } | Order::DropClient { client } => {
                     self.closed.push(client);
                 }
             }
