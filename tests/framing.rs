@@ -1,6 +1,8 @@
 //! Framing against an independent implementation: what redis-protocol encodes, our scanners delimit,
 //! however the bytes are split on their way; and bytes that are no RESP are judged alike at any split.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic and print")]
+
 use std::cell::Cell;
 
 use bytes::BytesMut;

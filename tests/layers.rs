@@ -1,6 +1,8 @@
 //! The order of the modules, and the purity of the pure ones: `src/lib.rs` lists the modules from the
 //! top down, a module names only those on lines beneath its own, and what is pure does no I/O.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic and print")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -56,7 +58,7 @@ fn violations(order: &[String], module: &str, depth: usize, text: &str) -> Vec<S
     for (at, name) in named(text, "crate").into_iter().chain(siblings) {
         match (place(module), place(name)) {
             (Some(own), Some(other)) if other < own => {
-                report(at, format!("`{module}` names `{name}`, which stands above it in src/lib.rs"))
+                report(at, format!("`{module}` names `{name}`, which stands above it in src/lib.rs"));
             }
             (None, _) => report(at, format!("`{module}` is not in src/lib.rs")),
             _ => {}
