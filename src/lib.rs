@@ -1,21 +1,25 @@
 //! Ringway: a transparent sharding proxy for Redis.
 //!
-//! One request's path, top to bottom; a module names only modules on lines beneath its own:
+//! One request's path, top to bottom; a module names only modules on lines beneath its own, which
+//! `tests/layers.rs` checks:
 //!
 //! ```text
-//! cli -> config -> server            edge and control: what runs, with which options
-//!        socket -> worker            data: reads bytes, writes bytes, owns tasks and timers
-//!                    -> engine       pure: slots in order, parts merged, errors in their places
-//!                       -> route     pure: which shards, one `Plan`
-//!                          -> topology, command, resp
+//! cli -> demo, server -> config      edge and control: what runs, with which options
+//!           |       \-> admin        control: pages over what the metrics' cells hold
+//!           worker -> socket         data: reads bytes, writes bytes, owns tasks and timers
+//!             -> engine              pure: slots in order, parts merged, errors in their places
+//!                -> route            pure: which shards, one `Plan`
+//!                   -> topology, command, resp
+//! metrics                            leaf: cells that their owners write and the control thread reads
 //! ```
 
 pub mod cli;
-pub mod config;
 
 pub mod demo;
-
 pub mod server;
+
+pub mod config;
+
 pub mod admin;
 
 pub mod worker;
