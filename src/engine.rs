@@ -16,6 +16,7 @@ mod inbox;
 mod local;
 mod merge;
 mod out;
+mod proxy;
 mod reply;
 mod request;
 mod session;
@@ -43,6 +44,9 @@ const NONE: u32 = u32::MAX;
 
 /// What a parked client may still send.
 const PARKED_BYTES_MAX: usize = 4 * 1024;
+
+/// Lines for the log that are remembered, so that none is told twice.
+const TOLD_MAX: usize = 256;
 
 /// Limits, timeouts and permissions. Times are microseconds of the driver's clock.
 #[derive(Clone, Debug)]
@@ -88,6 +92,12 @@ pub struct Facts {
     pub run_id: String,
     pub threads: usize,
     pub clients_max: usize,
+    /// What CONFIG GET says of parameters that concern clients (`bind`, `timeout`, ...); those that
+    /// follow from other options need not be here.
+    pub parameters: Vec<(&'static str, String)>,
+    /// The cells of all workers: INFO speaks of every client of the process. Empty: of this
+    /// worker's alone.
+    pub workers: Vec<Arc<WorkerMetrics>>,
 }
 
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -169,6 +179,10 @@ pub struct Engine {
     /// Clients that were parked and may go on.
     resume: Vec<(u32, u32)>,
     orders: VecDeque<Order>,
+    /// Lines for the log that the driver has not taken.
+    news: Vec<String>,
+    /// Those that were news once.
+    told: Vec<String>,
     pool: Pool,
     /// Scratch: the arguments of the request at hand, the positions of its keys.
     spans: Vec<Span>,
@@ -205,6 +219,8 @@ impl Engine {
             dirty_clients: Vec::new(),
             resume: Vec::new(),
             orders: VecDeque::new(),
+            news: Vec::new(),
+            told: Vec::new(),
             pool: Pool::default(),
             spans: Vec::new(),
             keys: Vec::new(),
@@ -345,6 +361,12 @@ impl Engine {
         self.orders.pop_front()
     }
 
+    /// Lines for the log, each once; beyond [`TOLD_MAX`] different ones nothing is told.
+    #[must_use]
+    pub fn take_news(&mut self) -> Vec<String> {
+        mem::take(&mut self.news)
+    }
+
     /// Lets clients that were parked and may go on do so; their numbers are left in `resumed`.
     pub fn resume_clients(&mut self, resumed: &mut Vec<u32>) {
         while !self.resume.is_empty() {
@@ -438,3 +460,6 @@ impl ShardState {
         Self { shared: [NONE; 2], others: HashMap::new(), idle: Vec::new(), leases: 0, version: None }
     }
 }
+
+#[cfg(test)]
+mod tests;
