@@ -178,13 +178,7 @@ impl Merge {
 
     /// `proxy` may be empty unless the answer [concerns](Self::concerns_proxy) it; what an operator
     /// should hear of is left in `news`.
-    pub(super) fn finish(
-        mut self: Box<Self>,
-        proto: Proto,
-        map: &Topology,
-        proxy: &Proxy,
-        news: &mut Vec<String>,
-    ) -> Finish {
+    pub(super) fn finish(mut self, proto: Proto, map: &Topology, proxy: &Proxy, news: &mut Vec<String>) -> Finish {
         let kind = mem::replace(&mut self.kind, Kind::Pairs);
         let parts = &self.parts;
         let one_error = |kind: &Kind| match kind {

@@ -188,13 +188,13 @@ mod tests {
         while !out.is_empty() {
             let mut slices = [IoSlice::new(&[]); 16];
             let count = out.slices(&mut slices);
-            let bytes: Vec<u8> = slices[..count].iter().flat_map(|s| s.iter().copied()).collect();
+            // Only what is taken is copied: single steps over hundreds of kilobytes are many.
+            let bytes: Vec<u8> = slices[..count].iter().flat_map(|s| s.iter().copied()).take(step).collect();
             if let Some(single) = out.single() {
-                assert_eq!(single, bytes);
+                assert_eq!(single[..bytes.len()], bytes);
             }
-            let taken = step.min(bytes.len());
-            all.extend_from_slice(&bytes[..taken]);
-            out.advance(taken);
+            all.extend_from_slice(&bytes);
+            out.advance(bytes.len());
         }
         all
     }

@@ -94,24 +94,24 @@ pub(super) fn pairs(frame: &[u8], proto: Proto) -> Vec<(Vec<u8>, &[u8])> {
 mod tests {
     use super::*;
 
-    fn check(proto: Proto, frame: &str, expected: Leaf) {
-        assert_eq!(Leaf::of(frame.as_bytes(), proto), expected, "{frame:?}");
+    fn check(proto: Proto, frame: &str, expected: &Leaf) {
+        assert_eq!(&Leaf::of(frame.as_bytes(), proto), expected, "{frame:?}");
     }
 
     #[test]
     fn scalars_are_read_in_both_protocols() {
         let text = |text: &str| Leaf::Text(text.as_bytes().to_vec());
-        check(Proto::Resp2, ":-7\r\n", Leaf::Integer(-7));
-        check(Proto::Resp2, "$3\r\na\r\n\r\n", text("a\r\n"));
-        check(Proto::Resp2, "+OK\r\n", text("OK"));
-        check(Proto::Resp2, "$-1\r\n", Leaf::Null);
-        check(Proto::Resp2, "*1\r\n:1\r\n", Leaf::Null);
-        check(Proto::Resp3, ":7\r\n", Leaf::Integer(7));
-        check(Proto::Resp3, ",1.5\r\n", Leaf::Double(1.5));
-        check(Proto::Resp3, "=7\r\ntxt:abc\r\n", text("abc"));
-        check(Proto::Resp3, "=4\r\ntxt:\r\n", text(""));
-        check(Proto::Resp3, "$0\r\n\r\n", text(""));
-        check(Proto::Resp3, "_\r\n", Leaf::Null);
+        check(Proto::Resp2, ":-7\r\n", &Leaf::Integer(-7));
+        check(Proto::Resp2, "$3\r\na\r\n\r\n", &text("a\r\n"));
+        check(Proto::Resp2, "+OK\r\n", &text("OK"));
+        check(Proto::Resp2, "$-1\r\n", &Leaf::Null);
+        check(Proto::Resp2, "*1\r\n:1\r\n", &Leaf::Null);
+        check(Proto::Resp3, ":7\r\n", &Leaf::Integer(7));
+        check(Proto::Resp3, ",1.5\r\n", &Leaf::Double(1.5));
+        check(Proto::Resp3, "=7\r\ntxt:abc\r\n", &text("abc"));
+        check(Proto::Resp3, "=4\r\ntxt:\r\n", &text(""));
+        check(Proto::Resp3, "$0\r\n\r\n", &text(""));
+        check(Proto::Resp3, "_\r\n", &Leaf::Null);
     }
 
     #[test]
