@@ -356,6 +356,45 @@ impl Engine {
         !self.dirty_conns.is_empty() || !self.dirty_clients.is_empty()
     }
 
+    /// There are orders, or clients to resume.
+    #[inline]
+    #[must_use]
+    pub fn has_news(&self) -> bool {
+        !self.orders.is_empty() || !self.resume.is_empty()
+    }
+
+    #[must_use]
+    pub fn clients_left(&self) -> usize {
+        self.clients.len()
+    }
+
+    /// No client is listened to any more; each is closed when it has got what it asked for.
+    pub fn drain(&mut self) {
+        let ids: Vec<u32> = self.clients.iter().map(|(id, _)| id as u32).collect();
+        for id in ids {
+            let client = &mut self.clients[id as usize];
+            if client.session.as_ref().is_some_and(|session| session.blocked != NONE) {
+                self.orders.push_back(Order::CloseClient { client: id });
+            } else {
+                client.end = End::HalfClosed;
+                self.close_if_finished(id);
+            }
+        }
+    }
+
+    #[must_use]
+    pub fn has_conn(&self, id: u32) -> bool {
+        self.conns.contains(id as usize)
+    }
+
+    /// Whether the connection's last socket got as far as being used, and why it ended.
+    #[must_use]
+    pub fn conn_history(&self, id: u32) -> (bool, String) {
+        self.conns
+            .get(id as usize)
+            .map_or((false, String::new()), |conn| (conn.link == Link::Connecting, conn.trouble.clone()))
+    }
+
     #[must_use]
     pub fn next_order(&mut self) -> Option<Order> {
         self.orders.pop_front()

@@ -19,6 +19,7 @@ pub mod server;
 pub mod admin;
 
 pub mod worker;
+pub mod socket;
 
 pub mod engine;
 pub mod route;

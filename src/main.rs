@@ -1,1 +1,7 @@
-fn main() {}
+//! The `ringway` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ringway::cli::main()
+}

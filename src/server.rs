@@ -1,1 +1,353 @@
-//! server
+//! The process: workers on threads of their own, one control thread that accepts clients, answers
+//! the admin port, and listens to signals.
+//!
+//! Accepting is here and not in the workers so that each new client goes to the worker with the
+//! fewest; a client lives on one worker for life.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, bail};
+use socket2::{Domain, Protocol, Socket as RawSocket, Type};
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tracing::{error, info, warn};
+
+use crate::admin::{self, AdminState, ShardFacts};
+use crate::command;
+use crate::config::{Config, Keyless, ReadyQuorum};
+use crate::engine::{self, About, Credentials, Options, User};
+use crate::metrics::{Metrics, Refusal};
+use crate::resp::Limits;
+use crate::topology::{Endpoint, ShardId, Topology};
+use crate::worker::{self, Accepted, Arrival, Setup};
+
+/// Accepted clients that wait for their worker to take them in.
+const ARRIVALS_MAX: usize = 1024;
+/// Ready tasks that run before a worker asks the kernel for news: more make larger batches.
+const EVENT_INTERVAL: u32 = 256;
+
+/// Runs the proxy until it is told to stop.
+///
+/// # Errors
+/// It cannot listen, or a thread cannot be started.
+pub fn run(config: Config) -> anyhow::Result<()> {
+    let topology = Arc::new(Topology::build(&config.topology_spec(), 1).context("the topology")?);
+    let threads = match config.proxy.threads {
+        0 => thread::available_parallelism().map_or(1, |cores| cores.get()),
+        threads => threads as usize,
+    };
+    let metrics = Arc::new(Metrics::new(engine::labels(&topology), threads).context("the metrics")?);
+    let control = Builder::new_current_thread().enable_all().build().context("the control runtime")?;
+    control.block_on(serve(&config, threads, topology, metrics))
+}
+
+async fn serve(config: &Config, threads: usize, topology: Arc<Topology>, metrics: Arc<Metrics>) -> anyhow::Result<()> {
+    let mut listeners = Vec::new();
+    for endpoint in &config.proxy.listen {
+        listeners.push(Listener::bind(endpoint, config).with_context(|| format!("cannot listen on {endpoint}"))?);
+    }
+    let options = options(config, &topology, threads, listeners.first().map_or(0, Listener::port));
+    let (stop, stopped) = watch::channel(false);
+    let mut workers = Vec::new();
+    let mut queues = Vec::new();
+    for index in 0..threads {
+        let (queue, arrivals) = mpsc::channel(ARRIVALS_MAX);
+        let setup = Setup {
+            options: options.clone(),
+            topology: Arc::clone(&topology),
+            metrics: metrics.worker(index),
+            connect_timeout: config.timeouts.connect,
+            drain_timeout: config.timeouts.shutdown,
+            arrivals,
+            stop: stopped.clone(),
+        };
+        let name = format!("worker-{index}");
+        workers.push(thread::Builder::new().name(name).spawn(move || work(setup)).context("a worker thread")?);
+        queues.push(queue);
+    }
+    let facts = facts(config, &topology, &metrics);
+    if let Some(endpoint) = &config.admin.listen {
+        let state = AdminState::new(Arc::clone(&metrics), facts);
+        let Endpoint::Tcp { host, port } = endpoint else { bail!("admin.listen must be host:port, is {endpoint}") };
+        let listener = TcpListener::bind((host.as_str(), *port)).await;
+        let listener = listener.with_context(|| format!("cannot listen on {endpoint} (admin)"))?;
+        info!(address = %listener.local_addr()?, "admin listening");
+        let mut stop = stopped.clone();
+        let over = async move { _ = stop.wait_for(|stop| *stop).await };
+        tokio::spawn(async move {
+            if let Err(error) = admin::serve(listener, state, over).await {
+                error!(%error, "the admin port failed");
+            }
+        });
+    }
+    let acceptor = Arc::new(Acceptor {
+        queues,
+        metrics: Arc::clone(&metrics),
+        next_id: AtomicU64::new(1),
+        clients_max: config.limits.clients_max as i64,
+    });
+    for listener in listeners {
+        info!(address = %listener.address(), threads, "listening");
+        tokio::spawn(accept(listener, Arc::clone(&acceptor), stopped.clone()));
+    }
+    drop(acceptor);
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = term.recv() => info!("stopping on SIGTERM"),
+        _ = int.recv() => info!("stopping on SIGINT"),
+    }
+    stop.send_replace(true);
+    let joined = tokio::task::spawn_blocking(move || workers.into_iter().all(|worker| worker.join().is_ok()));
+    if !joined.await? {
+        bail!("a worker panicked");
+    }
+    Ok(())
+}
+
+/// One worker thread.
+fn work(setup: Setup) {
+    let runtime =
+        Builder::new_current_thread().enable_all().event_interval(EVENT_INTERVAL).build_local(LocalOptions::default());
+    match runtime {
+        Ok(runtime) => runtime.block_on(worker::run(setup)),
+        Err(error) => error!(%error, "a worker's runtime could not be made"),
+    }
+}
+
+/// Hands each new client to a worker.
+struct Acceptor {
+    queues: Vec<mpsc::Sender<Arrival>>,
+    metrics: Arc<Metrics>,
+    next_id: AtomicU64,
+    clients_max: i64,
+}
+
+enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener, Endpoint),
+}
+
+impl Listener {
+    fn bind(endpoint: &Endpoint, config: &Config) -> anyhow::Result<Self> {
+        match endpoint {
+            Endpoint::Tcp { host, port } => {
+                let address = std::net::ToSocketAddrs::to_socket_addrs(&(host.as_str(), *port))?
+                    .next()
+                    .context("the name has no address")?;
+                let socket = RawSocket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+                socket.set_reuse_address(true)?;
+                socket.set_reuse_port(config.proxy.reuse_port)?;
+                socket.set_nonblocking(true)?;
+                socket.bind(&address.into())?;
+                socket.listen(config.proxy.backlog as i32)?;
+                Ok(Self::Tcp(TcpListener::from_std(socket.into())?))
+            }
+            Endpoint::Unix(path) => {
+                remove_stale(path)?;
+                Ok(Self::Unix(UnixListener::bind(path)?, endpoint.clone()))
+            }
+        }
+    }
+
+    fn port(&self) -> u16 {
+        match self {
+            Self::Tcp(listener) => listener.local_addr().map_or(0, |address| address.port()),
+            Self::Unix(..) => 0,
+        }
+    }
+
+    fn address(&self) -> String {
+        match self {
+            Self::Tcp(listener) => listener.local_addr().map_or_else(|_| String::new(), |address| address.to_string()),
+            Self::Unix(_, endpoint) => endpoint.to_string(),
+        }
+    }
+
+    async fn accept(&self) -> std::io::Result<(Accepted, String, String, bool)> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, peer) = listener.accept().await?;
+                let local = stream.local_addr()?.to_string();
+                let trusted = match peer.ip() {
+                    IpAddr::V4(ip) => ip.is_loopback(),
+                    IpAddr::V6(ip) => ip.is_loopback(),
+                };
+                Ok((Accepted::Tcp(stream.into_std()?), peer.to_string(), local, trusted))
+            }
+            Self::Unix(listener, endpoint) => {
+                let (stream, _) = listener.accept().await?;
+                let path = endpoint.to_string().trim_start_matches("unix:").to_owned();
+                Ok((Accepted::Unix(stream.into_std()?), format!("{path}:0"), format!("{path}:0"), true))
+            }
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let Self::Unix(_, Endpoint::Unix(path)) = self {
+            _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// A socket file that a process left behind when it was killed is in the way; one in use is not.
+fn remove_stale(path: &Path) -> std::io::Result<()> {
+    let in_use = std::os::unix::net::UnixStream::connect(path).is_ok();
+    let is_socket =
+        path.symlink_metadata().is_ok_and(|file| std::os::unix::fs::FileTypeExt::is_socket(&file.file_type()));
+    if is_socket && !in_use { std::fs::remove_file(path) } else { Ok(()) }
+}
+
+async fn accept(listener: Listener, acceptor: Arc<Acceptor>, mut stop: watch::Receiver<bool>) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = stop.wait_for(|stop| *stop) => return,
+        };
+        match accepted {
+            Ok((socket, peer, local, trusted)) => {
+                let id = acceptor.next_id.fetch_add(1, Ordering::Relaxed);
+                let about = About { id, peer, local, trusted, ..About::default() };
+                acceptor.hand_over(Arrival { socket, about }).await;
+            }
+            Err(error) => {
+                acceptor.metrics.control().refuse(Refusal::Resources);
+                warn!(%error, "a client could not be accepted");
+                // Out of descriptors: trying again at once would only burn the CPU.
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+impl Acceptor {
+    async fn hand_over(&self, arrival: Arrival) {
+        if self.clients_max > 0 && self.metrics.clients() >= self.clients_max {
+            self.metrics.control().refuse(Refusal::MaxClients);
+            return turn_away(arrival.socket).await;
+        }
+        let workers = self.metrics.workers().iter().zip(&self.queues);
+        if let Some((_, queue)) = workers.min_by_key(|(worker, _)| worker.clients.value())
+            && queue.send(arrival).await.is_err()
+        {
+            self.metrics.control().refuse(Refusal::Draining);
+        }
+    }
+}
+
+/// Redis' words for one client too many.
+async fn turn_away(socket: Accepted) {
+    const TEXT: &[u8] = b"-ERR max number of clients reached\r\n";
+    match socket {
+        Accepted::Tcp(stream) => {
+            if let Ok(mut stream) = tokio::net::TcpStream::from_std(stream) {
+                _ = stream.write_all(TEXT).await;
+            }
+        }
+        Accepted::Unix(stream) => {
+            if let Ok(mut stream) = tokio::net::UnixStream::from_std(stream) {
+                _ = stream.write_all(TEXT).await;
+            }
+        }
+    }
+}
+
+/// The engine's options from the configuration.
+fn options(config: &Config, topology: &Topology, threads: usize, port: u16) -> Options {
+    let limits = &config.limits;
+    let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+    let micros = |duration: std::time::Duration| duration.as_micros() as u64;
+    let secret = |secret: &Option<crate::config::Secret>| secret.as_ref().map(|secret| secret.reveal().to_owned());
+    let epoch = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_micros() as u64);
+    Options {
+        limits: Limits { bulk_bytes_max: limits.request_bytes_max as i64, ..Limits::default() },
+        query_bytes_max: bytes(limits.query_buffer_bytes_max),
+        client_inflight_max: limits.client_inflight_max as usize,
+        client_output_bytes_max: bytes(limits.client_output_bytes_max),
+        backend_buffer_bytes_max: bytes(limits.backend_buffer_bytes_max),
+        backend_inflight_max: limits.backend_inflight_max as usize,
+        leases_max: limits.leases_max as usize,
+        request_timeout: micros(config.timeouts.request),
+        script_timeout: micros(config.timeouts.script),
+        users: config
+            .user
+            .iter()
+            .map(|user| User {
+                name: user.name.clone(),
+                password: secret(&user.password).unwrap_or_default(),
+                admin: user.admin,
+            })
+            .collect(),
+        admin: config.commands.admin,
+        keyless_scripts: keyless(&config.commands.keyless_scripts, topology),
+        deny: config.commands.deny.iter().filter_map(|name| command::lookup(name.as_bytes())).collect(),
+        credentials: config
+            .backend
+            .iter()
+            .map(|backend| Credentials { username: backend.username.clone(), password: secret(&backend.password) })
+            .collect(),
+        databases: 16,
+        epoch,
+        facts: engine::Facts {
+            version: env!("CARGO_PKG_VERSION"),
+            port,
+            pid: std::process::id(),
+            run_id: format!(
+                "{:016x}{:016x}{:08x}",
+                xxhash_rust::xxh3::xxh3_64(&epoch.to_be_bytes()),
+                epoch,
+                std::process::id()
+            ),
+            threads,
+            clients_max: limits.clients_max as usize,
+        },
+    }
+}
+
+fn keyless(keyless: &Keyless, topology: &Topology) -> Option<ShardId> {
+    match keyless {
+        Keyless::Home => Some(topology.home()),
+        Keyless::Refuse => None,
+        Keyless::Shard(name) => topology.named(name),
+    }
+}
+
+/// What the admin port tells of the topology; its gauges are set on the way.
+fn facts(config: &Config, topology: &Topology, metrics: &Metrics) -> admin::Facts {
+    let shards = topology.shards().len();
+    let control = metrics.control();
+    control.topology_version.set(topology.version() as i64);
+    control.clients_max.set(i64::from(config.limits.clients_max));
+    for index in 0..shards {
+        control.slots[index].set(i64::from(topology.slots_of(ShardId(index as u16))));
+    }
+    admin::Facts {
+        topology_version: topology.version(),
+        quorum: match config.admin.ready_quorum {
+            ReadyQuorum::All => shards,
+            ReadyQuorum::Majority => shards / 2 + 1,
+            ReadyQuorum::AtLeast(count) => count as usize,
+        },
+        shards: (0..shards as u16)
+            .map(|index| {
+                let (id, shard) = (ShardId(index), topology.shard(ShardId(index)));
+                ShardFacts {
+                    name: shard.name.clone(),
+                    address: shard.endpoint.to_string(),
+                    weight: shard.weight,
+                    slots: topology.slot_of(b"").map(|_| topology.slots_of(id)),
+                    share: topology.share(id),
+                }
+            })
+            .collect(),
+    }
+}

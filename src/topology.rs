@@ -11,19 +11,18 @@ use memchr::memchr;
 mod colocate;
 mod crc16;
 mod ring;
+mod spec;
 mod twemproxy;
 
 pub use colocate::{Pattern, PatternError};
 pub use ring::{POINTS_MAX, POINTS_PER_WEIGHT};
+pub use spec::{Colocate, Kind, SHARDS_MAX, Spec, TopologyError};
 pub use twemproxy::KeyHash;
 
 use twemproxy::Distribution;
 
 /// The number of hash slots.
 pub const SLOTS: usize = 16_384;
-
-/// The number of shards that one topology may have.
-pub const SHARDS_MAX: usize = 400;
 
 /// A snapshot of where every key lives.
 #[derive(Clone, Debug)]
@@ -36,35 +35,6 @@ pub struct Topology {
     rules: Vec<Rule>,
     /// The slots of each shard; zeros where the placement knows none.
     slots: Vec<u32>,
-}
-
-/// What a topology is built from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Spec {
-    pub shards: Vec<Shard>,
-    /// The name of the shard for what belongs to no key; the first one when it is not given.
-    pub home: Option<String>,
-    pub kind: Kind,
-    pub colocate: Vec<Colocate>,
-}
-
-/// How a tag becomes a shard.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// By Redis Cluster's slots, placed on the ring.
-    Slots,
-    /// As twemproxy's `distribution: ketama`. The two bytes enclose a hash tag, if there are any.
-    Ketama { hash: KeyHash, hash_tag: Option<[u8; 2]> },
-    /// As twemproxy's `distribution: modula`.
-    Modula { hash: KeyHash, hash_tag: Option<[u8; 2]> },
-}
-
-/// One `[[colocate]]` rule.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Colocate {
-    pub pattern: String,
-    /// `home`, or a shard's name: all matching keys live there, whatever their tag.
-    pub shard: Option<String>,
 }
 
 /// Where a key lives, and what decided it.
@@ -89,30 +59,6 @@ pub enum Why<'a> {
     Rule(&'a str),
     /// This rule's pattern puts it on one shard.
     Pinned(&'a str),
-}
-
-/// Why a [`Spec`] makes no topology.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum TopologyError {
-    #[error("there is no shard: at least one is needed")]
-    NoShard,
-    #[error("there are {count} shards: {SHARDS_MAX} are the most")]
-    TooManyShards { count: usize },
-    #[error("shard {index} ({name:?}) has the weight 0: at least 1 is needed")]
-    NoWeight { index: usize, name: String },
-    #[error("shard {index} has the name of an earlier one: {name:?}")]
-    DuplicateName { index: usize, name: String },
-    #[error("the home shard is called {name:?}, but no shard is")]
-    UnknownHome { name: String },
-    #[error(
-        "the weights add up to {points} points on the ring ({POINTS_PER_WEIGHT} for each unit): \
-         {POINTS_MAX} are the most"
-    )]
-    TooManyPoints { points: u64 },
-    #[error("colocate rule {index} names the shard {name:?}, but no shard is called so")]
-    UnknownShard { index: usize, name: String },
-    #[error("colocate rule {index}: the pattern {reason}")]
-    BadPattern { index: usize, reason: PatternError },
 }
 
 #[derive(Clone, Debug)]
@@ -157,13 +103,13 @@ pub enum Endpoint {
 }
 
 impl Topology {
-    /// The topology of `spec`. Takes milliseconds, seconds for the largest rings: it is no work for
+    /// The topology of `spec`. Takes milliseconds, a second for the largest rings: it is no work for
     /// a thread that moves data.
     ///
     /// # Errors
     /// The spec contradicts itself or asks for too much, see [`TopologyError`].
     pub fn build(spec: &Spec, version: u64) -> Result<Self, TopologyError> {
-        check_shards(&spec.shards)?;
+        spec.check()?;
         let named = |name: &str| spec.shards.iter().position(|shard| shard.name == name);
         let home = match &spec.home {
             None => 0,
@@ -355,35 +301,28 @@ fn slot(tag: &[u8]) -> Slot {
 /// <https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/#hash-tags>
 #[inline]
 fn braces(key: &[u8]) -> Option<&[u8]> {
-    enclosed(key, *b"{}")
+    if has_brace(key) { enclosed(key, *b"{}") } else { None }
 }
 
+/// Whether there is a `{`: most keys are short and have none, and calling a search costs more than
+/// looking at eight bytes at a time.
 #[inline]
+fn has_brace(key: &[u8]) -> bool {
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    let (eights, rest) = key.as_chunks::<8>();
+    eights.iter().any(|chunk| {
+        // A byte of this is zero where the key has a brace; the next line asks whether one is.
+        let zero = u64::from_ne_bytes(*chunk) ^ (ONES * b'{' as u64);
+        zero.wrapping_sub(ONES) & !zero & (ONES << 7) != 0
+    }) || rest.iter().any(|byte| *byte == b'{')
+}
+
 fn enclosed(key: &[u8], [open, close]: [u8; 2]) -> Option<&[u8]> {
     let inside = &key[memchr(open, key)? + 1..];
     match memchr(close, inside)? {
         0 => None,
         end => Some(&inside[..end]),
     }
-}
-
-fn check_shards(shards: &[Shard]) -> Result<(), TopologyError> {
-    if shards.is_empty() {
-        return Err(TopologyError::NoShard);
-    }
-    if shards.len() > SHARDS_MAX {
-        return Err(TopologyError::TooManyShards { count: shards.len() });
-    }
-    for (index, shard) in shards.iter().enumerate() {
-        let name = || shard.name.clone();
-        if shard.weight == 0 {
-            return Err(TopologyError::NoWeight { index, name: name() });
-        }
-        if shards[..index].iter().any(|earlier| earlier.name == shard.name) {
-            return Err(TopologyError::DuplicateName { index, name: name() });
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

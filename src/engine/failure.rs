@@ -81,6 +81,10 @@ pub(super) fn refusal(refusal: Refusal, args: Args<'_>, map: &Topology) -> Strin
             let asked: String = String::from_utf8_lossy(args.at(1)).chars().take(128).collect();
             format!("ERR unknown subcommand '{asked}'. Try {} HELP.", name(parent).to_uppercase())
         }
+        // A transaction cannot go on after this, and Redis says so even when there is none.
+        Refusal::Arity(id) if name(id) == "exec" => {
+            "EXECABORT Transaction discarded because of: wrong number of arguments for 'exec' command".to_owned()
+        }
         Refusal::Arity(id) => format!("ERR wrong number of arguments for '{}' command", name(id)),
         Refusal::CrossSlot { first, second } => {
             let place = |index: u32| {

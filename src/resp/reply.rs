@@ -54,6 +54,16 @@ impl ReplyScanner {
     /// The bytes are no reply.
     #[inline]
     pub fn scan(&mut self, buf: &[u8]) -> Result<Scanned, ReplyError> {
+        if self.pending == 0
+            && let Some(len) = plain(buf)
+        {
+            return Ok(Scanned::Frame { len });
+        }
+        self.scan_on(buf)
+    }
+
+    /// Any reply, from where the scan stopped.
+    fn scan_on(&mut self, buf: &[u8]) -> Result<Scanned, ReplyError> {
         let mut pos = self.pos;
         let mut pending = if self.pending == 0 { 1 } else { self.pending };
         while pending > 0 {
@@ -73,6 +83,22 @@ impl ReplyScanner {
     }
 }
 
+/// The length of a reply as most are: a complete bulk string of up to 99 bytes, a short line, a null.
+/// None says nothing: any other reply is looked at with care.
+#[inline]
+fn plain(buf: &[u8]) -> Option<usize> {
+    let end = match buf {
+        [b'$', ones @ b'0'..=b'9', b'\r', b'\n', ..] => 4 + (ones - b'0') as usize,
+        [b'$', tens @ b'1'..=b'9', ones @ b'0'..=b'9', b'\r', b'\n', ..] => {
+            5 + (tens - b'0') as usize * 10 + (ones - b'0') as usize
+        }
+        [b'$', b'-', b'1', ..] => 3,
+        [b'+' | b':', rest @ ..] => 1 + rest.iter().take(20).position(|byte| *byte == b'\r')?,
+        _ => return None,
+    };
+    (buf.get(end..end + 2)? == b"\r\n").then_some(end + 2)
+}
+
 enum Element {
     Partial {
         need: usize,
@@ -89,13 +115,6 @@ enum Element {
 #[inline]
 fn element(buf: &[u8], pos: usize) -> Result<Element, ReplyError> {
     let Some(&kind) = buf.get(pos) else { return Ok(Element::Partial { need: pos + 1 }) };
-    // A bulk string whose length has one digit, and a short status, are most of what servers send.
-    if kind == b'$'
-        && let Some(&[digit, b'\r', b'\n']) = buf.get(pos + 1..pos + 4)
-        && digit.is_ascii_digit()
-    {
-        return bulk(buf, pos + 4, (digit - b'0') as usize);
-    }
     let Some((line, end)) = line(buf, pos)? else { return Ok(Element::Partial { need: buf.len() + 1 }) };
     let whole = |children| Ok(Element::Complete { end, children, counts: true });
     match kind {
@@ -128,7 +147,7 @@ fn bulk(buf: &[u8], body: usize, len: usize) -> Result<Element, ReplyError> {
 #[inline]
 fn line(buf: &[u8], pos: usize) -> Result<Option<(&[u8], usize)>, ReplyError> {
     let rest = &buf[pos + 1..];
-    // Most lines are a few digits or `OK`; calling a search costs more than looking.
+    // The headers of elements are a few digits; calling a search costs more than looking.
     let short = rest.iter().take(8).position(|byte| *byte == b'\r');
     match short.or_else(|| memchr(b'\r', rest)) {
         Some(at) if at + 1 < rest.len() => {

@@ -93,6 +93,7 @@ impl RequestScanner {
     ///
     /// # Errors
     /// The bytes are no request; the connection cannot go on.
+    #[inline]
     pub fn scan(
         &mut self,
         buf: &[u8],
@@ -102,6 +103,22 @@ impl RequestScanner {
     ) -> Result<Scan, ProtocolError> {
         spans.clear();
         let resumed = self.pos != 0;
+        if !resumed && let Some(len) = plain(buf, spans) {
+            return Ok(Scan::Frame { len, canonical: true });
+        }
+        self.scan_on(buf, limits, authenticated, spans, resumed)
+    }
+
+    /// Any request, from where the scan stopped.
+    fn scan_on(
+        &mut self,
+        buf: &[u8],
+        limits: &Limits,
+        authenticated: bool,
+        spans: &mut Vec<Span>,
+        resumed: bool,
+    ) -> Result<Scan, ProtocolError> {
+        spans.clear();
         let (mut pos, mut left, mut canonical) = (self.pos, self.left, self.canonical);
         if !resumed {
             let Some(first) = buf.first() else { return Ok(Scan::Partial { need: 1 }) };
@@ -156,6 +173,30 @@ impl RequestScanner {
     }
 }
 
+/// The length of a request as nearly all are: complete, canonical, with up to nine arguments of up to
+/// 99 bytes. None says nothing: any other request is looked at with care.
+#[inline]
+fn plain(buf: &[u8], spans: &mut Vec<Span>) -> Option<usize> {
+    let [b'*', count @ b'1'..=b'9', b'\r', b'\n', ..] = buf else { return None };
+    let mut pos = 4;
+    for _ in b'0'..*count {
+        let (len, body) = match buf.get(pos..pos + 5)? {
+            [b'$', ones @ b'0'..=b'9', b'\r', b'\n', _] => ((ones - b'0') as usize, pos + 4),
+            [b'$', tens @ b'1'..=b'9', ones @ b'0'..=b'9', b'\r', b'\n'] => {
+                ((tens - b'0') as usize * 10 + (ones - b'0') as usize, pos + 5)
+            }
+            _ => return None,
+        };
+        let end = body + len;
+        if buf.get(end..end + 2)? != b"\r\n" {
+            return None;
+        }
+        spans.push(Span { start: body as u32, len: len as u32 });
+        pos = end + 2;
+    }
+    Some(pos)
+}
+
 /// Finds the arguments of a complete frame of `len` bytes that was scanned in several steps: once
 /// per frame, header by header.
 fn index(buf: &[u8], len: usize, spans: &mut Vec<Span>) {
@@ -189,26 +230,7 @@ struct Line {
 }
 
 /// Reads the number behind the mark at `pos`; None while its line is incomplete.
-#[inline]
 fn number(buf: &[u8], pos: usize, too_long: ProtocolError) -> Result<Option<Line>, ProtocolError> {
-    // Nearly every header has one or two digits.
-    if let Some(&[_, first, second, third, ..]) = buf.get(pos..pos + 5) {
-        let tens = first.wrapping_sub(b'0');
-        if tens <= 9 && second == b'\r' && third == b'\n' {
-            return Ok(Some(Line { value: Some(i64::from(tens)), end: pos + 4, canonical: true }));
-        }
-        let ones = second.wrapping_sub(b'0');
-        if (1..=9).contains(&tens) && ones <= 9 && third == b'\r' && buf.get(pos + 4) == Some(&b'\n') {
-            let value = Some(i64::from(tens) * 10 + i64::from(ones));
-            return Ok(Some(Line { value, end: pos + 5, canonical: true }));
-        }
-    }
-    number_slow(buf, pos, too_long)
-}
-
-#[cold]
-#[inline(never)]
-fn number_slow(buf: &[u8], pos: usize, too_long: ProtocolError) -> Result<Option<Line>, ProtocolError> {
     let rest = &buf[pos..];
     let Some(at) = memchr(b'\r', rest) else {
         return if rest.len() > LINE_BYTES_MAX { Err(too_long) } else { Ok(None) };

@@ -14,15 +14,17 @@ use super::{SLOTS, Shard, ShardId, Slot};
 /// A shard's points on the ring for each unit of its weight.
 pub const POINTS_PER_WEIGHT: u64 = 160;
 
-/// Points of all shards together: building a ring is quadratic in them, and this many take seconds.
+/// Points of all shards together: building a ring is quadratic in them, and this many take about a second.
 pub const POINTS_MAX: u64 = 64_000;
 
 /// No shard owns more than this many hundredths of its fair share of slots (rounded up to a slot).
 const LOAD_PERCENT_MAX: u64 = 105;
 
+/// A shard that the ring gives less than this of its fair share gets other shards' surplus first.
+const LOAD_PERCENT_MIN: u64 = 80;
+
 /// XXH3-64 behind std's trait. Each value below is hashed in one write; a second write would be
-/// seeded by the first. Integers, which the ring hashes to draw a shard's next point and a slot's
-/// next candidate, are written big-endian on every machine.
+/// seeded by the first. Integers, which the ring hashes to draw a shard's next point, are written big-endian on every machine.
 #[derive(Default)]
 struct Xxh3(u64);
 
@@ -72,40 +74,61 @@ pub(super) fn points(shards: &[Shard]) -> u64 {
     shards.iter().map(|shard| u64::from(shard.weight) * POINTS_PER_WEIGHT).sum()
 }
 
-/// Gives each slot, in ascending order, to the first of the ring's candidates that is below its
-/// bound. The caller has checked that there are shards, all of them with a weight and a name of
-/// their own, and that their points are not too many.
+/// Gives away all slots in ascending order. A slot belongs to the ring's shard for it while that one
+/// is below its most; else to the next shard around the ring that the ring alone would leave with
+/// less than the least; else to the next that has room. Walking around the ring, instead of drawing
+/// another place on it, hands what a new shard has no room for back to its former owner.
+///
+/// The caller has checked that there are shards, all of them with a weight and a name of their own,
+/// and that their points are not too many.
 pub(super) fn place(shards: &[Shard]) -> Box<[ShardId; SLOTS]> {
-    let nodes: Vec<(ShardId, &str)> =
-        (0..).zip(shards).map(|(index, shard)| (ShardId(index), shard.name.as_str())).collect();
-    // The hasher is our own and has no state, so the ring is the same in every process.
-    let hasher = BuildHasherDefault::<Xxh3>::default();
-    let ring = RingBuilder::new(hasher)
-        .weighted_nodes_iter(
-            nodes.iter().map(Node).zip(shards.iter().map(|shard| shard.weight as usize * POINTS_PER_WEIGHT as usize)),
-        )
-        .build();
-
-    let weights: u64 = shards.iter().map(|shard| u64::from(shard.weight)).sum();
-    let mut room: Vec<u64> = shards
-        .iter()
-        .map(|shard| {
-            let share = SLOTS as u64 * u64::from(shard.weight) * LOAD_PERCENT_MAX;
-            share.div_ceil(weights * 100)
+    let arcs = arcs(shards);
+    let first: Vec<usize> = (0..SLOTS as u16)
+        .map(|slot| {
+            let mut hash = Xxh3::default();
+            Place(Slot(slot)).hash(&mut hash);
+            arcs.partition_point(|(end, _)| *end < hash.finish())
         })
         .collect();
 
+    let weights: u64 = shards.iter().map(|shard| u64::from(shard.weight)).sum();
+    let percent =
+        |percent: u64| move |shard: &Shard| (SLOTS as u64 * u64::from(shard.weight) * percent).div_ceil(weights * 100);
+    let mut room: Vec<u64> = shards.iter().map(percent(LOAD_PERCENT_MAX)).collect();
+    let mut need: Vec<u64> = shards.iter().map(percent(LOAD_PERCENT_MIN)).collect();
+    for arc in &first {
+        let need = &mut need[arcs[*arc].1.0 as usize];
+        *need = need.saturating_sub(1);
+    }
+
     let mut table = Box::new([ShardId(0); SLOTS]);
-    for (slot, owner) in (0..).zip(table.iter_mut()) {
-        // The bounds add up to more than all slots, so one of the candidates always has room.
-        for Node((shard, _)) in ring.replicas(Place(Slot(slot))) {
-            let room = &mut room[shard.0 as usize];
-            if *room > 0 {
-                *room -= 1;
-                *owner = *shard;
-                break;
-            }
-        }
+    for (owner, arc) in table.iter_mut().zip(first) {
+        let natural = arcs[arc].1.0 as usize;
+        let walk = || arcs[arc..].iter().chain(&arcs[..arc]).map(|(_, shard)| shard.0 as usize);
+        let shard = if room[natural] > 0 {
+            natural
+        } else {
+            let needy = if need.iter().any(|need| *need > 0) { walk().find(|shard| need[*shard] > 0) } else { None };
+            // The bounds add up to more than all slots, so one shard always has room.
+            let shard = needy.or_else(|| walk().find(|shard| room[*shard] > 0)).unwrap_or(natural);
+            need[shard] = need[shard].saturating_sub(1);
+            shard
+        };
+        room[shard] = room[shard].saturating_sub(1);
+        *owner = ShardId(shard as u16);
     }
     table
+}
+
+/// The ring cut at its points: the last hash of each arc in ascending order, and the arc's shard.
+/// The arcs cover every hash.
+fn arcs(shards: &[Shard]) -> Vec<(u64, ShardId)> {
+    let nodes: Vec<(ShardId, &str)> = (0..).map(ShardId).zip(shards.iter().map(|shard| shard.name.as_str())).collect();
+    let points = |shard: &Shard| shard.weight as usize * POINTS_PER_WEIGHT as usize;
+    RingBuilder::new(BuildHasherDefault::<Xxh3>::default())
+        .weighted_nodes_iter(nodes.iter().map(Node).zip(shards.iter().map(points)))
+        .build()
+        .resident_ranges()
+        .map(|arc| (*arc.keys().end(), arc.node().0.0))
+        .collect()
 }

