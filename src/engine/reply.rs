@@ -147,7 +147,7 @@ impl Engine {
                 if merge.add(tag.part, &answer)
                     && let State::Merge(merge) = mem::replace(&mut slot.state, State::Wait)
                 {
-                    self.finish(tag.client, tag.seq, merge);
+                    self.finish(tag.client, tag.seq, *merge);
                 }
             }
             State::Stashed { .. } | State::Held(_) => {}
@@ -155,7 +155,7 @@ impl Engine {
     }
 
     /// All parts are there.
-    fn finish(&mut self, id: u32, seq: u32, merge: Box<Merge>) {
+    fn finish(&mut self, id: u32, seq: u32, merge: Merge) {
         let proto = self.clients[id as usize].proto;
         let proxy = if merge.concerns_proxy() { self.proxy() } else { Proxy::default() };
         let mut news = Vec::new();
