@@ -101,7 +101,7 @@ pub fn main() -> ExitCode {
     };
     match cli.verb {
         Verb::Run(file) => match load(&file.config) {
-            Ok((config, _)) => run(config),
+            Ok((config, _)) => run(&config),
             Err(code) => code,
         },
         Verb::Check(file) => match load(&file.config) {
@@ -127,7 +127,7 @@ fn load(file: &Path) -> Result<(Config, Topology), ExitCode> {
     Ok((config, topology))
 }
 
-fn run(config: Config) -> ExitCode {
+fn run(config: &Config) -> ExitCode {
     logs(config.log.level, config.log.format);
     for warning in config.warnings() {
         tracing::warn!(file = %config.file.display(), "{warning}");

@@ -17,6 +17,7 @@ mod local;
 mod lookup;
 mod merge;
 mod out;
+mod proxy;
 mod pubsub;
 mod reply;
 mod request;
@@ -49,6 +50,9 @@ const NONE: u32 = u32::MAX;
 
 /// What a parked client may still send.
 const PARKED_BYTES_MAX: usize = 4 * 1024;
+
+/// Lines for the log that are remembered, so that none is told twice.
+const TOLD_MAX: usize = 256;
 
 /// Limits, timeouts and permissions. Times are microseconds of the driver's clock.
 #[derive(Clone, Debug)]
@@ -126,6 +130,12 @@ pub struct Facts {
     pub run_id: String,
     pub threads: usize,
     pub clients_max: usize,
+    /// What CONFIG GET says of parameters that concern clients (`bind`, `timeout`, ...); those that
+    /// follow from other options need not be here.
+    pub parameters: Vec<(&'static str, String)>,
+    /// The cells of all workers: INFO speaks of every client of the process. Empty: of this
+    /// worker's alone.
+    pub workers: Vec<Arc<WorkerMetrics>>,
 }
 
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -210,6 +220,10 @@ pub struct Engine {
     /// Clients that were parked and may go on.
     resume: Vec<(u32, u32)>,
     orders: VecDeque<Order>,
+    /// Lines for the log that the driver has not taken.
+    news: Vec<String>,
+    /// Those that were news once.
+    told: Vec<String>,
     pool: Pool,
     /// CLIENT PAUSE is in force.
     pause: Option<Pause>,
@@ -253,6 +267,8 @@ impl Engine {
             dirty_clients: Vec::new(),
             resume: Vec::new(),
             orders: VecDeque::new(),
+            news: Vec::new(),
+            told: Vec::new(),
             pool: Pool::default(),
             pause: None,
             held: Vec::new(),
@@ -437,6 +453,12 @@ impl Engine {
         self.orders.pop_front()
     }
 
+    /// Lines for the log, each once; beyond [`TOLD_MAX`] different ones nothing is told.
+    #[must_use]
+    pub fn take_news(&mut self) -> Vec<String> {
+        mem::take(&mut self.news)
+    }
+
     /// Lets clients that were parked and may go on do so; their numbers are left in `resumed`.
     pub fn resume_clients(&mut self, resumed: &mut Vec<u32>) {
         while !self.resume.is_empty() {
@@ -530,3 +552,6 @@ impl ShardState {
         Self { shared: [NONE; 2], others: HashMap::new(), idle: Vec::new(), leases: 0, version: None }
     }
 }
+
+#[cfg(test)]
+mod tests;

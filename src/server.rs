@@ -24,7 +24,7 @@ use crate::admin::{self, AdminState, ShardFacts};
 use crate::command;
 use crate::config::{Config, Keyless, ReadyQuorum};
 use crate::engine::{self, About, Credentials, Options, User};
-use crate::metrics::{Metrics, Refusal};
+use crate::metrics::{Metrics, Refusal, WorkerMetrics};
 use crate::resp::Limits;
 use crate::topology::{Endpoint, ShardId, Topology};
 use crate::worker::{self, Accepted, Arrival, Setup};
@@ -38,7 +38,7 @@ const EVENT_INTERVAL: u32 = 256;
 ///
 /// # Errors
 /// It cannot listen, or a thread cannot be started.
-pub fn run(config: Config) -> anyhow::Result<()> {
+pub fn run(config: &Config) -> anyhow::Result<()> {
     let topology = Arc::new(Topology::build(&config.topology_spec(), 1).context("the topology")?);
     let threads = match config.proxy.threads {
         0 => thread::available_parallelism().map_or(1, |cores| cores.get()),
@@ -46,7 +46,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     };
     let metrics = Arc::new(Metrics::new(engine::labels(&topology), threads).context("the metrics")?);
     let control = Builder::new_current_thread().enable_all().build().context("the control runtime")?;
-    control.block_on(serve(&config, threads, topology, metrics))
+    control.block_on(serve(config, threads, topology, metrics))
 }
 
 async fn serve(config: &Config, threads: usize, topology: Arc<Topology>, metrics: Arc<Metrics>) -> anyhow::Result<()> {
@@ -54,7 +54,7 @@ async fn serve(config: &Config, threads: usize, topology: Arc<Topology>, metrics
     for endpoint in &config.proxy.listen {
         listeners.push(Listener::bind(endpoint, config).with_context(|| format!("cannot listen on {endpoint}"))?);
     }
-    let options = options(config, &topology, threads, listeners.first().map_or(0, Listener::port));
+    let options = options(config, &topology, metrics.workers(), listeners.first().map_or(0, Listener::port));
     let (stop, stopped) = watch::channel(false);
     let mut workers = Vec::new();
     let mut queues = Vec::new();
@@ -262,7 +262,7 @@ async fn turn_away(socket: Accepted) {
 }
 
 /// The engine's options from the configuration.
-fn options(config: &Config, topology: &Topology, threads: usize, port: u16) -> Options {
+fn options(config: &Config, topology: &Topology, workers: &[Arc<WorkerMetrics>], port: u16) -> Options {
     let limits = &config.limits;
     let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
     let micros = |duration: std::time::Duration| duration.as_micros() as u64;
@@ -318,10 +318,33 @@ fn options(config: &Config, topology: &Topology, threads: usize, port: u16) -> O
                 epoch,
                 std::process::id()
             ),
-            threads,
+            threads: workers.len(),
             clients_max: limits.clients_max as usize,
+            parameters: parameters(config),
+            workers: workers.to_vec(),
         },
     }
+}
+
+/// What CONFIG GET says of the parameters that concern clients, in Redis' words.
+fn parameters(config: &Config) -> Vec<(&'static str, String)> {
+    let (limits, timeouts) = (&config.limits, &config.timeouts);
+    let hosts = config.proxy.listen.iter().filter_map(|endpoint| match endpoint {
+        Endpoint::Tcp { host, .. } => Some(host.as_str()),
+        Endpoint::Unix(_) => None,
+    });
+    let output = format!(
+        "normal {} 0 0 slave 0 0 0 pubsub {} {} {}",
+        limits.client_output_hard_bytes_max,
+        limits.subscriber_output_hard_bytes_max,
+        limits.subscriber_output_soft_bytes_max,
+        timeouts.subscriber_output.as_secs()
+    );
+    vec![
+        ("bind", hosts.collect::<Vec<_>>().join(" ")),
+        ("timeout", timeouts.client_idle.as_secs().to_string()),
+        ("client-output-buffer-limit", output),
+    ]
 }
 
 fn keyless(keyless: &Keyless, topology: &Topology) -> Option<ShardId> {

@@ -314,7 +314,7 @@ fn has_brace(key: &[u8]) -> bool {
         // A byte of this is zero where the key has a brace; the next line asks whether one is.
         let zero = u64::from_ne_bytes(*chunk) ^ (ONES * b'{' as u64);
         zero.wrapping_sub(ONES) & !zero & (ONES << 7) != 0
-    }) || rest.iter().any(|byte| *byte == b'{')
+    }) || rest.contains(&b'{')
 }
 
 fn enclosed(key: &[u8], [open, close]: [u8; 2]) -> Option<&[u8]> {

@@ -376,6 +376,9 @@ impl Worker {
         self.stale = true;
         self.look_at_the_clock();
         self.engine.tick();
+        for news in self.engine.take_news() {
+            info!(%news, "the shards differ");
+        }
         if ticks.is_multiple_of(TIDY_TICKS) {
             self.engine.tidy();
         }

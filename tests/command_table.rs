@@ -330,7 +330,7 @@ fn routes_that_a_mistake_would_be_dear_for() {
     {
         check(name, Route::Refused);
     }
-    for name in ["config|rewrite", "module|load", "acl|setuser", "acl|load", "replconf", "restore-asking"] {
+    for name in ["config|rewrite", "module|load", "acl|setuser", "acl|load", "replconf"] {
         check(name, Route::Refused);
     }
     for name in ["flushall", "flushdb", "script|load", "script|flush", "function|load", "function|restore"] {

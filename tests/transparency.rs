@@ -31,6 +31,14 @@ const EXCEPTIONS: &[(&str, &str)] = &[
     ("CONFIG REWRITE", "refused: shards' files belong to their owner"),
     ("MODULE LIST", "refused: modules belong to the shards' owner"),
     ("ACL DELUSER x", "refused: users are the proxy's own"),
+    ("ACL LIST ; ACL USERS ; ACL GETUSER default ; ACL DRYRUN default GET k", "refused: users are the proxy's own"),
+    ("ACL LOG RESET ; ACL LOG", "refused: users are the proxy's own"),
+    ("MULTI ; SUBSCRIBE c ; EXEC ; RESET", "refused: a subscription is on every shard, a transaction on one"),
+    (
+        "CLIENT TRACKING ON REDIRECT 999999999 ; CLIENT TRACKING ON PREFIX a",
+        "refused: invalidations are not passed on yet",
+    ),
+    ("SCRIPT DEBUG BOGUS ; SCRIPT DEBUG NO", "refused: a debugging session would hold everybody's connection"),
 ];
 
 const EXCEPTIONS_MAX: usize = 25;

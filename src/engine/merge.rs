@@ -1,11 +1,21 @@
 //! Several servers' replies become one. Pure: parts in, the client's reply out, or the next question.
+//!
+//! Pieces that only move are cut out by our scanner; what must be understood is read in
+//! `merge/value.rs`. With a single shard its reply is the answer, byte for byte, wherever it does
+//! not speak of what is the proxy's.
+
+mod config;
+mod info;
+mod logs;
+mod value;
 
 use std::mem;
 
 use super::client::Answer;
+use super::proxy::Proxy;
 use super::request::{Request, composite};
-use crate::command::Every;
-use crate::resp::{Proto, Reply, ReplyScanner, Scanned, elements, integer, request};
+use crate::command::{Every, Flags};
+use crate::resp::{Args, Proto, Reply, ReplyScanner, Scanned, elements, integer, request};
 use crate::topology::{ShardId, Topology};
 
 /// An answer that is made of parts.
@@ -49,6 +59,8 @@ pub(super) enum Kind {
     RandomKey {
         left: Vec<ShardId>,
     },
+    /// CONFIG SET, step by step.
+    Change(Box<config::Change>),
     Every {
         every: Every,
         args: Vec<Vec<u8>>,
@@ -77,12 +89,36 @@ pub(super) enum Finish {
         reply: Vec<u8>,
         db: Option<u32>,
     },
-    /// Another round: `frame` to each of `shards`.
+    /// Another round: a frame for each shard; part by part the replies are `merge`'s.
     Ask {
-        shards: Vec<ShardId>,
-        frame: Vec<u8>,
+        questions: Vec<(ShardId, Vec<u8>)>,
+        need: Need,
         merge: Box<Merge>,
     },
+}
+
+/// Which shards must be connected for another round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Need {
+    /// All of those asked, or none is.
+    All,
+    /// Whoever is there is asked.
+    Each,
+}
+
+/// Why an all-shard command is not carried out.
+pub(super) fn refusal(every: Every, args: Args<'_>) -> Option<String> {
+    (every == Every::ConfigSet).then(|| config::refusal(args))?
+}
+
+/// The reply to an all-shard command that asks for nothing of the servers'.
+pub(super) fn own(every: Every, args: Args<'_>, proto: Proto, proxy: impl FnOnce() -> Proxy) -> Option<Vec<u8>> {
+    let words: Vec<Vec<u8>> = args.iter().skip(1).map(<[u8]>::to_vec).collect();
+    (every == Every::Info && info::is_own(&words)).then(|| {
+        let mut out = Vec::new();
+        Reply::new(&mut out, proto).verbatim(info::own(&proxy()));
+        out
+    })
 }
 
 impl Kind {
@@ -95,6 +131,10 @@ impl Kind {
                 crate::resp::request(&mut frame, &["DBSIZE"]);
                 (Self::RandomKey { left: Vec::new() }, Some(frame))
             }
+            Every::ConfigSet if shards > 1 => match config::Change::new(request.args) {
+                Some((change, frame)) => (Self::Change(Box::new(change)), Some(frame)),
+                None => (Self::Every { every: Every::Same, args: Vec::new() }, None),
+            },
             _ => (Self::Every { every, args: request.args.iter().map(<[u8]>::to_vec).collect() }, None),
         }
     }
@@ -107,6 +147,16 @@ impl Merge {
             _ => pending,
         };
         Self { kind, pending, parts: vec![Vec::new(); parts], writes }
+    }
+
+    /// Whether shards that were asked may have changed something when others did not.
+    pub(super) fn writes(every: Every, flags: Flags) -> bool {
+        flags.has(Flags::WRITE) || matches!(every, Every::Same | Every::Texts)
+    }
+
+    /// Whether the answer speaks of the proxy too.
+    pub(super) fn concerns_proxy(&self) -> bool {
+        matches!(self.kind, Kind::Every { every: Every::Info | Every::ConfigGet, .. })
     }
 
     /// Takes one part; true when it was the last.
@@ -131,12 +181,17 @@ impl Merge {
         self.pending == 0
     }
 
-    pub(super) fn finish(mut self: Box<Self>, proto: Proto, map: &Topology) -> Finish {
+    /// `proxy` may be empty unless the answer [concerns](Self::concerns_proxy) it; what an operator
+    /// should hear of is left in `news`.
+    pub(super) fn finish(mut self, proto: Proto, map: &Topology, proxy: &Proxy, news: &mut Vec<String>) -> Finish {
         let kind = mem::replace(&mut self.kind, Kind::Pairs);
         let parts = &self.parts;
         let one_error = |kind: &Kind| match kind {
             // Any shard that says OK has done it; a transaction's result stands for itself.
-            Kind::Exec(_) | Kind::Every { every: Every::Kill, .. } => None,
+            Kind::Exec(_) | Kind::Change(_) | Kind::Every { every: Every::Kill, .. } => None,
+            Kind::Every { every: Every::Reports, .. } if parts.iter().any(|part| part.first() != Some(&b'-')) => {
+                parts.iter().find(|part| part.first() == Some(&b'-') && !logs::says_nothing(part))
+            }
             _ => parts.iter().find(|part| part.first() == Some(&b'-')),
         };
         if let Some(error) = one_error(&kind) {
@@ -151,15 +206,31 @@ impl Merge {
             Kind::NumSub { owners, corrections } => numbers(&mut reply, &owners, &corrections, parts),
             Kind::Scan { place, next } => scan(&mut reply, place, next, &parts[0]),
             Kind::Exec(exec) => return executed(exec, mem::take(&mut self.parts)),
-            Kind::RandomKey { left } => return random_key(left, parts),
-            Kind::Every { every, args } => self.every(every, &args, &mut reply, map),
+            Kind::RandomKey { left } => return random_key(left, parts, proto),
+            Kind::Change(change) => return change.advance(parts, proto, map),
+            Kind::Every { every, args } => self.every(every, &args, &mut reply, Around { proto, map, proxy }, news),
         }
         Finish::Reply(out)
     }
 
-    fn every(&self, every: Every, _args: &[Vec<u8>], reply: &mut Reply<'_>, map: &Topology) {
+    fn every(&self, every: Every, args: &[Vec<u8>], reply: &mut Reply<'_>, around: Around<'_>, news: &mut Vec<String>) {
         let parts = &self.parts;
+        let Around { proto, map, proxy } = around;
+        let home = map.home().0 as usize;
         match every {
+            Every::Info => {
+                let texts: Vec<String> = parts.iter().map(|part| value::text(part, proto)).collect();
+                reply.verbatim(info::merged(&texts, home, args.get(1..).unwrap_or_default(), proxy));
+            }
+            Every::ConfigGet => config::get(reply, parts, proto, map, proxy, news),
+            // One shard speaks for itself.
+            _ if parts.len() == 1 => _ = reply.raw(&parts[0]),
+            Every::SlowlogGet => logs::slowlog(reply, args.get(2).map(Vec::as_slice), parts, proto),
+            Every::LatencyLatest => logs::latency_latest(reply, parts, proto),
+            Every::LatencyHistory => logs::latency_history(reply, parts, proto),
+            Every::LatencyHistogram => logs::latency_histogram(reply, parts, proto),
+            Every::MemoryStats => logs::memory_stats(reply, parts, home, proto),
+            Every::Reports => logs::reports(reply, parts, proto, map),
             Every::Min | Every::Wait => _ = reply.integer(parts.iter().map(|part| number(part)).min().unwrap_or(0)),
             Every::Concat => {
                 let count = parts.iter().map(|part| elements(part).count()).sum();
@@ -204,7 +275,11 @@ impl Merge {
             Kind::Every { .. } => {
                 let ran = self.parts.iter().zip(map.shards()).filter(|(part, _)| done(part));
                 let names: Vec<&str> = ran.map(|(_, shard)| shard.name.as_str()).collect();
-                format!("SHARDPARTIAL it ran on {}; another shard answered: {}", names.join(", "), text(error))
+                let refused = self.parts.iter().zip(map.shards()).filter(|(part, _)| !done(part));
+                let said: Vec<String> = refused
+                    .map(|(part, shard)| format!("shard {} ({}) answered: {}", shard.name, shard.endpoint, text(part)))
+                    .collect();
+                format!("SHARDPARTIAL it ran on {}; {}", names.join(", "), said.join("; "))
             }
             _ => format!("{} (other shards may have applied their part)", text(error)),
         };
@@ -212,6 +287,14 @@ impl Merge {
         Reply::new(&mut out, Proto::Resp2).error(&text);
         out
     }
+}
+
+/// What stands around a set of parts.
+#[derive(Clone, Copy)]
+struct Around<'a> {
+    proto: Proto,
+    map: &'a Topology,
+    proxy: &'a Proxy,
 }
 
 /// The integer of a reply `:n`.
@@ -277,11 +360,16 @@ fn scan(reply: &mut Reply<'_>, place: u64, next: u64, part: &[u8]) {
 }
 
 /// First the shards' sizes, then a key of a shard drawn by its size; the others follow if it has none.
-fn random_key(left: Vec<ShardId>, parts: &[Vec<u8>]) -> Finish {
+fn random_key(left: Vec<ShardId>, parts: &[Vec<u8>], proto: Proto) -> Finish {
     let mut left = left;
     if parts.len() > 1 {
         let sizes: Vec<u64> = parts.iter().map(|part| number(part).max(0) as u64).collect();
         let total: u64 = sizes.iter().sum();
+        if total == 0 {
+            let mut out = Vec::new();
+            Reply::new(&mut out, proto).null();
+            return Finish::Reply(out);
+        }
         let mut at = draw(total, parts.as_ptr() as u64);
         let first = sizes.iter().position(|size| {
             let here = at < *size;
@@ -296,7 +384,8 @@ fn random_key(left: Vec<ShardId>, parts: &[Vec<u8>]) -> Finish {
     let shard = left.remove(0);
     let mut frame = Vec::new();
     request(&mut frame, &["RANDOMKEY"]);
-    Finish::Ask { shards: vec![shard], frame, merge: Box::new(Merge::new(Kind::RandomKey { left }, 1, false)) }
+    let merge = Box::new(Merge::new(Kind::RandomKey { left }, 1, false));
+    Finish::Ask { questions: vec![(shard, frame)], need: Need::All, merge }
 }
 
 /// A number below `total` that differs from call to call.
@@ -314,7 +403,7 @@ fn executed(exec: Exec, mut parts: Vec<Vec<u8>>) -> Finish {
     if let Some(refused) = exec.refused
         && result.starts_with(b"-EXECABORT")
     {
-        Reply::new(&mut out, Proto::Resp2).error(&format!("EXECABORT Transaction discarded because of: {refused}"));
+        Reply::new(&mut out, Proto::Resp2).error(format!("EXECABORT Transaction discarded because of: {refused}"));
         return Finish::Executed { reply: out, db: None };
     }
     if !result.starts_with(b"*") || result.starts_with(b"*-1") {

@@ -197,16 +197,13 @@ mod tests {
         while !out.is_empty() {
             let mut slices = [IoSlice::new(&[]); 16];
             let count = out.slices(&mut slices);
+            // Only what is taken is copied: single steps over hundreds of kilobytes are many.
+            let bytes: Vec<u8> = slices[..count].iter().flat_map(|s| s.iter().copied()).take(step).collect();
             if let Some(single) = out.single() {
-                assert_eq!((single, count), (&*slices[0], 1));
+                assert_eq!(single[..bytes.len()], bytes);
             }
-            let before = all.len();
-            for slice in &slices[..count] {
-                let room = step - (all.len() - before);
-                all.extend_from_slice(&slice[..slice.len().min(room)]);
-            }
-            let taken = all.len() - before;
-            out.advance(taken);
+            all.extend_from_slice(&bytes);
+            out.advance(bytes.len());
         }
         all
     }

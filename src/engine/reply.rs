@@ -5,11 +5,13 @@ use std::mem;
 
 use super::client::{Answer, Park, State};
 use super::conn::{Conn, ENGINE, GREETING, Link, NOBODY, Tag, Use};
-use super::merge::{Finish, Merge};
+use super::merge::{Finish, Merge, Need};
 use super::out::LARGE_BYTES;
-use super::{Engine, Fault, NONE, Order, failure};
+use super::proxy::Proxy;
+use super::{Engine, Fault, NONE, Order, TOLD_MAX, failure};
 use crate::metrics::BackendError;
 use crate::resp::{Proto, ReplyError, ReplyScanner, Scanned, elements, integer, request};
+use crate::topology::ShardId;
 
 impl Engine {
     /// A server sent `bytes`.
@@ -157,7 +159,7 @@ impl Engine {
                 if merge.add(tag.part, &answer)
                     && let State::Merge(merge) = mem::replace(&mut slot.state, State::Wait)
                 {
-                    self.finish(tag.client, tag.seq, merge);
+                    self.finish(tag.client, tag.seq, *merge);
                 }
             }
             State::Stashed { .. } | State::Held(_) => {}
@@ -165,9 +167,18 @@ impl Engine {
     }
 
     /// All parts are there.
-    fn finish(&mut self, id: u32, seq: u32, merge: Box<Merge>) {
+    fn finish(&mut self, id: u32, seq: u32, merge: Merge) {
         let proto = self.clients[id as usize].proto;
-        match merge.finish(proto, &self.topology) {
+        let proxy = if merge.concerns_proxy() { self.proxy() } else { Proxy::default() };
+        let mut news = Vec::new();
+        let finish = merge.finish(proto, &self.topology, &proxy, &mut news);
+        for line in news {
+            if self.told.len() < TOLD_MAX && !self.told.contains(&line) {
+                self.told.push(line.clone());
+                self.news.push(line);
+            }
+        }
+        match finish {
             Finish::Reply(bytes) => self.finish_with(id, seq, &bytes),
             Finish::Executed { reply, db } => {
                 if let Some(db) = db {
@@ -175,7 +186,7 @@ impl Engine {
                 }
                 self.finish_with(id, seq, &reply);
             }
-            Finish::Ask { shards, frame, merge } => self.ask(id, seq, &shards, &frame, merge),
+            Finish::Ask { questions, need, merge } => self.ask(id, seq, &questions, need, merge),
         }
     }
 
@@ -185,20 +196,30 @@ impl Engine {
         self.settle(id, seq, Answer::Copied(bytes), class as usize, at);
     }
 
-    /// The next step of an answer that takes several: the same slot waits on.
-    fn ask(&mut self, id: u32, seq: u32, shards: &[crate::topology::ShardId], frame: &[u8], merge: Box<Merge>) {
-        let (proto, db) = (self.clients[id as usize].proto, self.clients[id as usize].db);
-        let conns: Vec<u32> = shards.iter().map(|shard| self.shared(*shard, proto, db)).collect();
-        if let Some(at) = conns.iter().position(|conn| *conn == NONE) {
-            let text = failure::down(self.topology.shard(shards[at]), "it went away between two steps of the command");
-            return self.finish_with(id, seq, format!("-{text}\r\n").as_bytes());
-        }
-        if let Some(slot) = self.clients[id as usize].slot(seq) {
-            slot.state = State::Merge(merge);
-        }
-        for (part, conn) in conns.into_iter().enumerate() {
-            self.expect(conn, id, seq, part as u16, true);
-            self.conns[conn as usize].out.push(frame);
+    /// The next step of an answer that takes several: the same slot waits on. Who cannot be asked is
+    /// a part that failed.
+    fn ask(&mut self, id: u32, seq: u32, questions: &[(ShardId, Vec<u8>)], need: Need, merge: Box<Merge>) {
+        let client = &mut self.clients[id as usize];
+        let (proto, db, generation) = (client.proto, client.db, client.generation);
+        let Some(slot) = client.slot(seq) else { return };
+        slot.state = State::Merge(merge);
+        let conns: Vec<u32> = questions.iter().map(|(shard, _)| self.shared(*shard, proto, db)).collect();
+        let down = conns.iter().position(|conn| *conn == NONE);
+        for (part, (conn, (shard, frame))) in conns.into_iter().zip(questions).enumerate() {
+            let missing = match down {
+                Some(at) if need == Need::All => Some(questions[at].0),
+                _ => (conn == NONE).then_some(*shard),
+            };
+            let part = part as u16;
+            if let Some(missing) = missing {
+                let trouble = "it went away between two steps of the command";
+                let text = failure::down(self.topology.shard(missing), trouble);
+                let tag = Tag { client: id, generation, seq, part, slow: false, at: self.now, offset: 0 };
+                self.complete(tag, Answer::Copied(format!("-{text}\r\n").as_bytes()));
+            } else {
+                self.expect(conn, id, seq, part, true);
+                self.conns[conn as usize].out.push(frame);
+            }
         }
     }
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::client::{End, Park, State};
 use super::conn::Tag;
-use super::merge::{Kind, Merge};
+use super::merge::{self, Kind, Merge};
 use super::out::LARGE_BYTES;
 use super::{Engine, NONE, Order, failure};
 use crate::command::{Class, Command, CommandId, Every, Flags, Split};
@@ -378,11 +378,18 @@ impl Engine {
             Every::Wait | Every::Kill => return self.every_leased(id, every, request),
             _ => {}
         }
+        if let Some(text) = merge::refusal(every, request.args) {
+            return self.answer_error(id, &text);
+        }
+        let proto = self.clients[id as usize].proto;
+        if let Some(own) = merge::own(every, request.args, proto, || self.proxy()) {
+            return self.answer(id, |reply| _ = reply.raw(&own));
+        }
         let conns = match self.all_conns(id, request) {
             Ok(conns) => conns,
             Err(flow) => return flow,
         };
-        let writes = request.row.flags.has(Flags::WRITE);
+        let writes = Merge::writes(every, request.row.flags);
         let (kind, frame) = Kind::of_every(every, request, self.topology.shards().len());
         let merge = Merge::new(kind, conns.len(), writes);
         let seq = self.clients[id as usize].open(State::Merge(Box::new(merge)), Class::Every, self.now);

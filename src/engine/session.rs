@@ -203,7 +203,10 @@ impl Engine {
                 Err(refusal) => return self.refuse(id, refusal, request.args),
             },
             Plan::Session(Verb::Publish | Verb::ShardPublish | Verb::Unwatch) => None,
-            Plan::Every(_) if self.shards.len() == 1 => Some(ShardId(0)),
+            Plan::Every(every) if self.shards.len() == 1 => match super::merge::refusal(every, request.args) {
+                None => Some(ShardId(0)),
+                Some(text) => return self.answer_error(id, &text),
+            },
             Plan::Every(_) | Plan::Session(_) => {
                 let name = request.row.name.to_uppercase().replace('|', " ");
                 let text = format!("CROSSSLOT {name} concerns every shard and cannot be part of a transaction");

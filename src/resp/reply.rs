@@ -199,7 +199,7 @@ mod tests {
         for end in 0..bytes.len() {
             match scanner.scan(&bytes[..end]) {
                 Ok(Scanned::Partial { need }) => {
-                    assert!(need > end && need <= bytes.len(), "{bytes:?} at {end}: {need}")
+                    assert!(need > end && need <= bytes.len(), "{bytes:?} at {end}: {need}");
                 }
                 other => panic!("{bytes:?} at {end}: {other:?}"),
             }

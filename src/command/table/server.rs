@@ -124,7 +124,7 @@ pub(super) const ROWS: &[Command] = &[
     refused("psync", -3, ADMIN | NOSCRIPT | SYNCED | NO_MULTI),
     refused("replconf", -1, ADMIN | CONN | BUSY),
     refused("replicaof", 3, ADMIN | NOSCRIPT | STALE | SYNCED),
-    row("restore-asking", -4, WRITE | OOM | ASKING, ONE, Route::Refused),
+    row("restore-asking", -4, WRITE | OOM | ASKING, ONE, Route::Keys),
     local("role", 1, CONN | FAST, Local::Role),
     refused("save", 1, ADMIN | NOSCRIPT | SYNCED | NO_MULTI),
     refused("shutdown", -1, ADMIN | CONN | BUSY | NO_MULTI),
