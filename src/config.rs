@@ -165,7 +165,7 @@ pub struct Colocate {
 #[serde(default, deny_unknown_fields)]
 pub struct Commands {
     /// One operation on keys of several backends: fetch the others' values to one of them, or
-    /// refuse with CROSSSLOT. Default `"gather"`.
+    /// refuse with CROSSSLOT. Default `"gather"`, which so far refuses too.
     pub cross_shard: CrossShard,
     /// MULTI/EXEC with keys of several backends: one prepared transaction on each, or refuse with
     /// CROSSSLOT. Default `"prepared"`.
@@ -250,14 +250,6 @@ pub struct Limits {
     /// Connections to one backend that each worker lends to single clients (WATCH, blocking
     /// commands). Default 256.
     pub leases_max: u32,
-    /// Further connections to one backend that each worker keeps for transactions alone. Default 32.
-    pub transaction_leases_max: u32,
-    /// Bytes of values that one operation may bring to another backend. Default 8 MiB.
-    #[serde(deserialize_with = "value::bytes")]
-    pub cross_shard_max_bytes: u64,
-    /// Bytes of script bodies that are remembered for reconnected backends. Default 16 MiB.
-    #[serde(deserialize_with = "value::bytes")]
-    pub script_bytes_max: u64,
 }
 
 /// `[timeouts]`; text such as `"500ms"`, `"5s"`, `"2m"`, `"1h"`.
@@ -267,28 +259,19 @@ pub struct Timeouts {
     /// Until a backend has accepted a connection and its handshake. Default 1 s.
     #[serde(deserialize_with = "value::duration")]
     pub connect: Duration,
-    /// The first pause before a lost backend is tried again; it doubles. Default 50 ms.
+    /// The first pause before a lost backend is tried again; it doubles. Default 20 ms.
     #[serde(deserialize_with = "value::duration")]
     pub reconnect_min: Duration,
-    /// The longest pause before a lost backend is tried again. Default 1 s.
+    /// The longest pause before a lost backend is tried again. Default 500 ms.
     #[serde(deserialize_with = "value::duration")]
     pub reconnect_max: Duration,
     /// Until a backend has answered a request. Default 5 s.
     #[serde(deserialize_with = "value::duration")]
     pub request: Duration,
-    /// Until a backend has answered a script or a function. Default 60 s.
+    /// Until a backend has answered a script, a function, a transaction, or what goes to all backends
+    /// (KEYS, FLUSHALL). Default 60 s.
     #[serde(deserialize_with = "value::duration")]
     pub script: Duration,
-    /// Until all backends have answered what goes to all of them (KEYS, FLUSHALL) or is an admin's.
-    /// Default 60 s.
-    #[serde(deserialize_with = "value::duration")]
-    pub every: Duration,
-    /// How much longer than its own timeout a blocking command may take. Default 5 s.
-    #[serde(deserialize_with = "value::duration")]
-    pub blocking: Duration,
-    /// Until a transaction has its connections. Default 1 s.
-    #[serde(deserialize_with = "value::duration")]
-    pub lease: Duration,
     /// Until a client that asks nothing is closed; `"0"` is never. Default 0.
     #[serde(deserialize_with = "value::duration")]
     pub client_idle: Duration,
@@ -448,9 +431,6 @@ impl Default for Limits {
             request_bytes_max: 512 * MIB,
             query_buffer_bytes_max: 1024 * MIB,
             leases_max: 256,
-            transaction_leases_max: 32,
-            cross_shard_max_bytes: 8 * MIB,
-            script_bytes_max: 16 * MIB,
         }
     }
 }
@@ -459,13 +439,10 @@ impl Default for Timeouts {
     fn default() -> Self {
         Self {
             connect: Duration::from_secs(1),
-            reconnect_min: Duration::from_millis(50),
-            reconnect_max: Duration::from_secs(1),
+            reconnect_min: Duration::from_millis(20),
+            reconnect_max: Duration::from_millis(500),
             request: Duration::from_secs(5),
             script: Duration::from_secs(60),
-            every: Duration::from_secs(60),
-            blocking: Duration::from_secs(5),
-            lease: Duration::from_secs(1),
             client_idle: Duration::ZERO,
             subscriber_output: Duration::from_secs(60),
             shutdown: Duration::from_secs(10),

@@ -10,9 +10,11 @@
 //! driver (connect, close) are [`Order`]s. Everything below is one thread's; nothing here blocks.
 
 mod client;
+mod clock;
 mod conn;
 mod failure;
 mod inbox;
+mod link;
 mod local;
 mod lookup;
 mod merge;
@@ -66,6 +68,10 @@ pub struct Options {
     pub client_output_bytes_max: usize,
     /// When a subscriber that does not read is closed.
     pub subscribers: OutputLimits,
+    /// Bytes of replies that one client has not read before it is closed.
+    pub client_output_hard_bytes_max: usize,
+    /// How long a client may ask nothing before it is closed; 0: for ever.
+    pub client_idle: u64,
     /// Bytes that wait to be written to one connection of a backend.
     pub backend_buffer_bytes_max: usize,
     /// Requests of one connection of a backend in flight.
@@ -102,6 +108,8 @@ impl Default for Options {
             query_bytes_max: 1024 * 1024 * 1024,
             client_inflight_max: 1024,
             client_output_bytes_max: 1024 * 1024,
+            client_output_hard_bytes_max: 1024 * 1024 * 1024,
+            client_idle: 0,
             subscribers: OutputLimits::default(),
             backend_buffer_bytes_max: 4 * 1024 * 1024,
             backend_inflight_max: 16_384,

@@ -27,7 +27,7 @@ use crate::engine::{self, About, Credentials, Options, User};
 use crate::metrics::{Metrics, Refusal, WorkerMetrics};
 use crate::resp::Limits;
 use crate::topology::{Endpoint, ShardId, Topology};
-use crate::worker::{self, Accepted, Arrival, Setup};
+use crate::worker::{self, Accepted, Arrival, Patience, Setup};
 
 /// Accepted clients that wait for their worker to take them in.
 const ARRIVALS_MAX: usize = 1024;
@@ -64,7 +64,11 @@ async fn serve(config: &Config, threads: usize, topology: Arc<Topology>, metrics
             options: options.clone(),
             topology: Arc::clone(&topology),
             metrics: metrics.worker(index),
-            connect_timeout: config.timeouts.connect,
+            patience: Patience {
+                connect: config.timeouts.connect,
+                pause_min: config.timeouts.reconnect_min,
+                pause_max: config.timeouts.reconnect_max,
+            },
             drain_timeout: config.timeouts.shutdown,
             arrivals,
             stop: stopped.clone(),
@@ -280,6 +284,8 @@ fn options(config: &Config, topology: &Topology, workers: &[Arc<WorkerMetrics>],
         },
         backend_buffer_bytes_max: bytes(limits.backend_buffer_bytes_max),
         backend_inflight_max: limits.backend_inflight_max as usize,
+        client_output_hard_bytes_max: bytes(limits.client_output_hard_bytes_max),
+        client_idle: micros(config.timeouts.client_idle),
         leases_max: limits.leases_max as usize,
         request_timeout: micros(config.timeouts.request),
         script_timeout: micros(config.timeouts.script),

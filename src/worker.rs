@@ -23,6 +23,8 @@ use crate::metrics::WorkerMetrics;
 use crate::socket::Socket;
 use crate::topology::{Endpoint, ShardId, Topology};
 
+pub use connect::Patience;
+
 mod connect;
 
 /// What one read may bring.
@@ -54,7 +56,7 @@ pub struct Setup {
     pub options: Options,
     pub topology: Arc<Topology>,
     pub metrics: Arc<WorkerMetrics>,
-    pub connect_timeout: Duration,
+    pub patience: Patience,
     pub drain_timeout: Duration,
     pub arrivals: mpsc::Receiver<Arrival>,
     /// Turns true when the process is to stop.
@@ -76,7 +78,7 @@ struct Worker {
     full_conns: Vec<u32>,
     full_clients: Vec<u32>,
     resumed: Vec<u32>,
-    connect_timeout: Duration,
+    patience: Patience,
     me: std::rc::Weak<RefCell<Worker>>,
 }
 
@@ -95,7 +97,7 @@ struct ConnIo {
 
 /// Serves clients until told to stop, then until they are gone or the time for that is over.
 pub async fn run(setup: Setup) {
-    let Setup { options, topology, metrics, connect_timeout, drain_timeout, mut arrivals, mut stop } = setup;
+    let Setup { options, topology, metrics, patience, drain_timeout, mut arrivals, mut stop } = setup;
     let worker = Rc::new_cyclic(|me| {
         RefCell::new(Worker {
             engine: Engine::new(options, topology, metrics),
@@ -109,7 +111,7 @@ pub async fn run(setup: Setup) {
             full_conns: Vec::new(),
             full_clients: Vec::new(),
             resumed: Vec::new(),
-            connect_timeout,
+            patience,
             me: me.clone(),
         })
     });
@@ -353,7 +355,7 @@ impl Worker {
         let Some(me) = self.me.upgrade() else { return };
         let endpoint: Endpoint = self.engine.topology().shard(shard).endpoint.clone();
         let name = self.engine.topology().shard(shard).name.clone();
-        let task = tokio::task::spawn_local(connect::keep(me, conn, name, endpoint, self.connect_timeout));
+        let task = tokio::task::spawn_local(connect::keep(me, conn, name, endpoint, self.patience));
         put(&mut self.conns, conn, ConnIo { socket: None, task: task.abort_handle(), reader: None });
     }
 

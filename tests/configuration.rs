@@ -327,7 +327,7 @@ fn mistakes_in_commands_limits_and_timeouts() {
     wrong("[timeouts]\nrequest = \"0\"", "x.toml:5: timeouts.request: must be more than 0 and at most 24h, is 0ns");
     wrong(
         "[timeouts]\nreconnect_min = \"2s\"",
-        "x.toml:4: timeouts.reconnect_max: must be at least reconnect_min (2s), is 1s",
+        "x.toml:4: timeouts.reconnect_max: must be at least reconnect_min (2s), is 500ms",
     );
 }
 

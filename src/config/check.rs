@@ -193,7 +193,6 @@ fn limits(config: &Config) -> Checked {
     range(field("client_inflight_max"), limits.client_inflight_max, 1, 65_536)?;
     range(field("backend_inflight_max"), limits.backend_inflight_max, 1, 1_000_000)?;
     range(field("leases_max"), limits.leases_max, 1, 10_000)?;
-    range(field("transaction_leases_max"), limits.transaction_leases_max, 1, 10_000)?;
     const KIB: u64 = 1 << 10;
     // Redis' own limits end here, and sizes of a request are kept in 32 bits.
     const MOST: u64 = u32::MAX as u64;
@@ -209,8 +208,6 @@ fn limits(config: &Config) -> Checked {
         ("backend_buffer_bytes_max", limits.backend_buffer_bytes_max, 16 * KIB),
         ("request_bytes_max", limits.request_bytes_max, 1024 * KIB),
         ("query_buffer_bytes_max", limits.query_buffer_bytes_max, limits.request_bytes_max),
-        ("cross_shard_max_bytes", limits.cross_shard_max_bytes, 1),
-        ("script_bytes_max", limits.script_bytes_max, 64 * KIB),
     ] {
         if !(least..=MOST).contains(&bytes) {
             return mistake(field(key), format!("must be {least} to {MOST} bytes, is {bytes}"));
@@ -228,9 +225,6 @@ fn timeouts(config: &Config) -> Checked {
         ("reconnect_max", timeouts.reconnect_max),
         ("request", timeouts.request),
         ("script", timeouts.script),
-        ("every", timeouts.every),
-        ("blocking", timeouts.blocking),
-        ("lease", timeouts.lease),
         ("subscriber_output", timeouts.subscriber_output),
     ] {
         if duration.is_zero() || duration.as_secs() > 86_400 {

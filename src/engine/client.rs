@@ -317,6 +317,16 @@ impl Client {
         self.out.len() + self.stash.len() + self.inbox.len()
     }
 
+    /// Bytes of replies that it could read.
+    pub(super) fn unread(&self) -> usize {
+        self.out.len() + self.stash.len()
+    }
+
+    /// It waits for nothing: no reply, no message.
+    pub(super) fn is_idle(&self) -> bool {
+        self.slots.is_empty() && self.session.as_ref().is_none_or(|session| session.subscriptions.is_empty())
+    }
+
     /// Nothing in flight, nothing to write: buffers go to those who need some.
     #[inline]
     pub(super) fn rest(&mut self, pool: &mut Pool) {

@@ -14,16 +14,22 @@ use crate::engine::Fault;
 use crate::socket::Socket;
 use crate::topology::Endpoint;
 
-/// The first pause after an attempt that failed; it doubles from one to the next.
-const PAUSE_MIN: Duration = Duration::from_millis(20);
-const PAUSE_MAX: Duration = Duration::from_millis(500);
+/// How long anything may take, and how long it is waited between two attempts.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// For one connection.
+    pub connect: Duration,
+    /// The first pause after an attempt that failed; it doubles from one to the next.
+    pub pause_min: Duration,
+    pub pause_max: Duration,
+}
 
 /// Ends when the engine has forgotten the connection, or its task is aborted.
-pub(super) async fn keep(worker: Rc<RefCell<Worker>>, id: u32, name: String, endpoint: Endpoint, patience: Duration) {
-    let mut pause = PAUSE_MIN;
+pub(super) async fn keep(worker: Rc<RefCell<Worker>>, id: u32, name: String, endpoint: Endpoint, patience: Patience) {
+    let mut pause = patience.pause_min;
     let mut quiet = false;
     loop {
-        let trouble = match timeout(patience, Socket::connect(&endpoint)).await {
+        let trouble = match timeout(patience.connect, Socket::connect(&endpoint)).await {
             Ok(Ok(socket)) => {
                 if worker.borrow_mut().connected(id, socket).is_none() {
                     return;
@@ -31,7 +37,7 @@ pub(super) async fn keep(worker: Rc<RefCell<Worker>>, id: u32, name: String, end
                 poll_fn(|cx| worker.borrow_mut().read_conn(id, cx)).await;
                 let (was_up, trouble) = worker.borrow().engine.conn_history(id);
                 if was_up {
-                    pause = PAUSE_MIN;
+                    pause = patience.pause_min;
                     if quiet {
                         info!(backend = name, address = %endpoint, "backend was connected again");
                     }
@@ -40,7 +46,9 @@ pub(super) async fn keep(worker: Rc<RefCell<Worker>>, id: u32, name: String, end
                 trouble
             }
             Ok(Err(error)) => worker.borrow_mut().failed(id, &error.to_string()),
-            Err(_) => worker.borrow_mut().failed(id, &format!("no connection within {} ms", patience.as_millis())),
+            Err(_) => {
+                worker.borrow_mut().failed(id, &format!("no connection within {} ms", patience.connect.as_millis()))
+            }
         };
         if !worker.borrow().engine.has_conn(id) {
             return;
@@ -51,7 +59,7 @@ pub(super) async fn keep(worker: Rc<RefCell<Worker>>, id: u32, name: String, end
             quiet = true;
         }
         sleep(jittered(pause)).await;
-        pause = (pause * 2).min(PAUSE_MAX);
+        pause = (pause * 2).min(patience.pause_max);
     }
 }
 

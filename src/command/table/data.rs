@@ -79,9 +79,9 @@ pub(super) const ROWS: &[Command] = &[
     // HyperLogLogs.
     write("pfadd", -2, OOM | FAST, ONE),
     read("pfcount", -2, MAY_REPLICATE, ALL),
-    row("pfdebug", 3, WRITE | OOM | ADMIN, SECOND, Route::Keys),
+    row("pfdebug", 3, WRITE | OOM | ADMIN, SECOND, Route::Refused),
     write("pfmerge", -2, OOM, ALL),
-    row("pfselftest", 1, ADMIN, Keys::None, Route::Home),
+    refused("pfselftest", 1, ADMIN),
     // Lists.
     blocking("blmove", 6, OOM | NOSCRIPT, TWO),
     blocking("blmpop", -5, 0, COUNT_2),

@@ -1,0 +1,85 @@
+//! What happens because time passes: requests that waited too long are answered, connections that
+//! fell silent are given up, memory that a burst left behind is given back.
+
+use super::client::Answer;
+use super::conn::{ENGINE, NOBODY, Tag};
+use super::{Engine, Fault, Order, failure};
+use crate::metrics::BackendError;
+
+impl Engine {
+    /// To be called some ten times a second: tells those who waited too long, and tidies up.
+    pub fn tick(&mut self) {
+        self.end_pause_in_time();
+        let mut late = Vec::new();
+        let mut mute = Vec::new();
+        for (id, conn) in &mut self.conns {
+            if conn.patient {
+                continue;
+            }
+            let patience = |tag: &Tag| {
+                if tag.slow { self.options.script_timeout } else { self.options.request_timeout }
+            };
+            for tag in &mut conn.fifo {
+                let waited = self.now.saturating_sub(tag.at);
+                if waited < self.options.request_timeout {
+                    break;
+                }
+                if tag.client <= ENGINE && waited >= patience(tag) {
+                    late.push((*tag, conn.shard));
+                    tag.client = NOBODY;
+                }
+            }
+            if let Some(head) = conn.fifo.front()
+                && self.now.saturating_sub(head.at.max(conn.heard)) >= 2 * patience(head)
+            {
+                mute.push(id as u32);
+            }
+        }
+        for (tag, shard) in late {
+            self.metrics.backends[shard.0 as usize].fail(BackendError::Timeout);
+            let waited = if tag.slow { self.options.script_timeout } else { self.options.request_timeout };
+            let text = failure::timeout(self.topology.shard(shard), waited / 1000);
+            let text = format!("-{text}\r\n");
+            match tag.client {
+                ENGINE => self.looked_up(tag.seq, text.as_bytes()),
+                _ => self.complete(tag, Answer::Copied(text.as_bytes())),
+            }
+        }
+        self.hub_tick();
+        mute.extend(self.silent_lines());
+        for id in mute {
+            self.conn_lost(id, Fault::Timeout, "it did not answer any more");
+            self.reconnect(id);
+        }
+        for (index, backend) in self.metrics.backends.iter().enumerate() {
+            let here = self.conns.iter().filter(|(_, conn)| conn.shard.0 as usize == index);
+            backend.inflight.set(here.map(|(_, conn)| conn.fifo.len() as i64).sum());
+        }
+        self.look_at_clients();
+    }
+
+    /// Closes clients that hold too much, or that have asked nothing for too long.
+    fn look_at_clients(&mut self) {
+        let (hard, idle) = (self.options.client_output_hard_bytes_max, self.options.client_idle);
+        let mut buffered: usize = self.conns.iter().map(|(_, conn)| conn.out.len() + conn.inbox.len()).sum();
+        for (id, client) in &self.clients {
+            buffered += client.buffered();
+            if client.unread() > hard {
+                self.orders.push_back(Order::DropClient { client: id as u32 });
+            } else if idle > 0 && client.is_idle() && self.now.saturating_sub(client.about.active) >= idle {
+                self.orders.push_back(Order::CloseClient { client: id as u32 });
+            }
+        }
+        self.metrics.buffered_bytes.set(buffered as i64);
+    }
+
+    /// To be called every few seconds: gives back memory that a burst left behind.
+    pub fn tidy(&mut self) {
+        self.pool.clear();
+        self.spans.shrink_to(64);
+        self.keys.shrink_to(64);
+        for (_, client) in &mut self.clients {
+            client.shrink();
+        }
+    }
+}

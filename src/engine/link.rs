@@ -1,0 +1,151 @@
+//! The life of a connection to a server: greeted before it is used, and when it breaks, everybody who
+//! waits for it is told whether the request may have run.
+
+use std::mem;
+
+use super::client::Answer;
+use super::conn::{ENGINE, GREETING, Link, Tag, Use};
+use super::inbox::Inbox;
+use super::{Engine, Fault, Order, failure};
+use crate::metrics::BackendError;
+use crate::resp::{Proto, ReplyError, ReplyScanner, elements, integer, request};
+
+impl Engine {
+    /// The socket is connected: the greeting goes first.
+    pub fn conn_connected(&mut self, id: u32) {
+        let Some(conn) = self.conns.get_mut(id as usize) else { return };
+        let credentials = &self.options.credentials[conn.shard.0 as usize];
+        let mut hello = vec!["HELLO", if conn.proto == Proto::Resp3 { "3" } else { "2" }];
+        if let Some(password) = &credentials.password {
+            hello.extend(["AUTH", credentials.username.as_deref().unwrap_or("default"), password]);
+        }
+        let select = ["SELECT".to_owned(), conn.db.to_string()];
+        conn.greeting.clear();
+        conn.greeting.write(|out| {
+            request(out, &hello);
+            if conn.db != 0 {
+                request(out, &select);
+            }
+        });
+        conn.greetings_left = if conn.db == 0 { 1 } else { 2 };
+        for _ in 0..conn.greetings_left {
+            conn.fifo.push_front(Tag {
+                client: GREETING,
+                generation: 0,
+                seq: 0,
+                part: 0,
+                slow: false,
+                at: self.now,
+                offset: 0,
+            });
+        }
+        conn.link = Link::Greeting;
+        conn.heard = self.now;
+        let backend = &self.metrics.backends[conn.shard.0 as usize];
+        backend.connections.inc();
+        if conn.was_up {
+            backend.reconnects.inc();
+        }
+        self.mark_conn(id);
+    }
+
+    /// One reply to the greeting.
+    pub(super) fn greeted(&mut self, id: u32, reply: &[u8]) {
+        if reply.first() == Some(&b'-') {
+            let said = String::from_utf8_lossy(&reply[1..]).trim_end().to_owned();
+            self.conn_lost(id, Fault::Auth, &format!("it answered the greeting with '{said}'"));
+            return self.reconnect(id);
+        }
+        let conn = &mut self.conns[id as usize];
+        let fields: Vec<&[u8]> = elements(reply).collect();
+        let version = fields.chunks(2).find(|pair| pair[0].ends_with(b"\r\nversion\r\n"));
+        if let Some([_, version]) = version {
+            let text = version.split(|byte| *byte == b'\n').nth(1).unwrap_or_default();
+            self.shards[conn.shard.0 as usize].version = Some(String::from_utf8_lossy(text).trim_end().to_owned());
+        }
+        let number = fields.chunks(2).find(|pair| pair[0].ends_with(b"\r\nid\r\n"));
+        if let Some([_, number]) = number {
+            let digits = number.strip_prefix(b":").and_then(|number| number.strip_suffix(b"\r\n"));
+            conn.server_id = digits.and_then(integer).unwrap_or(0);
+        }
+        conn.greetings_left -= 1;
+        if conn.greetings_left == 0 {
+            conn.link = Link::Up;
+            conn.was_up = true;
+            if conn.purpose == Use::Shared && conn.proto == Proto::Resp2 && conn.db == 0 {
+                self.metrics.backends[conn.shard.0 as usize].up.set(1);
+            }
+            let (hub, shard) = (conn.purpose == Use::Hub, conn.shard);
+            self.mark_conn(id);
+            if hub {
+                self.hub_up(shard);
+            }
+        }
+    }
+
+    /// The socket could not be connected, or broke. Everybody who waits for it is told.
+    pub fn conn_lost(&mut self, id: u32, fault: Fault, trouble: &str) {
+        let Some(conn) = self.conns.get_mut(id as usize) else { return };
+        let shard = conn.shard;
+        let backend = &self.metrics.backends[shard.0 as usize];
+        backend.fail(match fault {
+            Fault::Connect => BackendError::Connect,
+            Fault::Lost => BackendError::Lost,
+            Fault::Timeout => BackendError::Timeout,
+            Fault::Protocol => BackendError::Protocol,
+            Fault::Auth => BackendError::Auth,
+        });
+        if matches!(conn.link, Link::Up | Link::Greeting) {
+            backend.connections.dec();
+        }
+        let base = conn.purpose == Use::Shared && conn.proto == Proto::Resp2 && conn.db == 0;
+        if base {
+            backend.up.set(0);
+        }
+        let was_up = conn.link == Link::Up;
+        let sent = conn.out.taken();
+        conn.trouble = trouble.to_owned();
+        // A server that was there a moment ago gets one chance to be back at once.
+        conn.link = if was_up && !matches!(conn.purpose, Use::Lease { .. }) { Link::Connecting } else { Link::Down };
+        conn.patient = false;
+        conn.out.clear();
+        conn.greeting.clear();
+        conn.inbox = Inbox::default();
+        conn.scanner = ReplyScanner::default();
+        let fifo = mem::take(&mut conn.fifo);
+        self.resume.append(&mut conn.waiters);
+        let shard = self.topology.shard(shard).clone();
+        for tag in fifo {
+            if tag.client == GREETING {
+                continue;
+            }
+            let text = if tag.offset < sent { failure::lost(&shard, trouble) } else { failure::down(&shard, trouble) };
+            let text = format!("-{text}\r\n");
+            match tag.client {
+                ENGINE => self.looked_up(tag.seq, text.as_bytes()),
+                client if client < ENGINE => self.complete(tag, Answer::Copied(text.as_bytes())),
+                _ => {}
+            }
+        }
+        let conn = &self.conns[id as usize];
+        match conn.purpose {
+            Use::Shared => {}
+            Use::Lease { .. } => self.lease_lost(id),
+            Use::Hub => self.hub_lost(conn.shard),
+        }
+    }
+
+    /// The driver is to give up the socket; a lease is forgotten already.
+    pub(super) fn reconnect(&mut self, id: u32) {
+        if self.conns.contains(id as usize) {
+            self.orders.push_back(Order::Reconnect { conn: id });
+        }
+    }
+
+    /// The server does not speak RESP, or speaks unasked.
+    #[cold]
+    pub(super) fn conn_broken(&mut self, id: u32, error: ReplyError) {
+        self.conn_lost(id, Fault::Protocol, &format!("protocol error: {error}"));
+        self.reconnect(id);
+    }
+}
