@@ -323,7 +323,7 @@ impl Engine {
         client.out.retire(&mut self.pool);
         if let Some(session) = client.session.take() {
             self.end_subscriptions(id, &session);
-            self.end_session(&session);
+            self.end_session(id, &session);
         }
     }
 
@@ -333,9 +333,10 @@ impl Engine {
         if client.end == End::Open {
             client.end = End::HalfClosed;
         }
-        let blocked = client.session.as_ref().is_some_and(|session| session.blocked != NONE);
-        if blocked || client.is_finished() {
-            self.orders.push_back(Order::CloseClient { client: id });
+        if client.end == End::HalfClosed && self.is_blocked(id) {
+            self.give_up_blocked(id);
+        } else {
+            self.close_if_finished(id);
         }
     }
 
@@ -433,13 +434,7 @@ impl Engine {
     pub fn drain(&mut self) {
         let ids: Vec<u32> = self.clients.iter().map(|(id, _)| id as u32).collect();
         for id in ids {
-            let client = &mut self.clients[id as usize];
-            if client.session.as_ref().is_some_and(|session| session.blocked != NONE) {
-                self.orders.push_back(Order::CloseClient { client: id });
-            } else {
-                client.end = End::HalfClosed;
-                self.close_if_finished(id);
-            }
+            self.client_eof(id);
         }
     }
 

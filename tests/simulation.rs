@@ -153,14 +153,14 @@ impl World {
 
     /// Something happens somewhere.
     fn step(&mut self) {
-        let micros = match self.random.within(0..400) {
+        let micros = match self.random.within(0..2000) {
             0 => 20_000 + self.random.within(0..200_000) as u64,
             _ => self.random.within(0..200) as u64,
         };
         self.pass(micros);
         match self.random.within(0..20) {
             0 if !self.calm => self.misfortune(),
-            0..3 if !self.calm => self.ask(),
+            1 if !self.calm => self.ask(),
             0..7 => self.proxy_reads_client(),
             7..11 => self.flush(),
             11..14 => self.server_works(),
@@ -187,16 +187,21 @@ impl World {
         while !done(self) && self.ledger.wrong.is_empty() {
             self.step();
             if steps % 50 == 0 {
-                self.pass(20_000);
+                self.pass(2_000);
             }
             steps += 1;
-            if steps > 60_000 {
+            if steps > 150_000 {
                 let stuck: Vec<String> = self
                     .clients
                     .iter()
                     .filter(|(_, io)| !io.client.is_content())
                     .map(|(id, io)| {
-                        format!("client {id} resting {} {:?} {:?}", io.resting, io.client.life, io.client.pending.front())
+                        format!(
+                            "client {id} resting {} {:?} {:?}",
+                            io.resting,
+                            io.client.life,
+                            io.client.pending.front()
+                        )
                     })
                     .collect();
                 self.ledger.blame(format!("never: {what}: {stuck:#?}"));
@@ -405,7 +410,8 @@ impl World {
 
     /// Something goes wrong, not too often.
     fn misfortune(&mut self) {
-        let until = self.now + self.random.within(0..2_500_000) as u64;
+        let longest = if self.random.once_in(6) { 2_500_000 } else { 200_000 };
+        let until = self.now + self.random.within(0..longest) as u64;
         match self.random.within(0..200) {
             0..3 => {
                 if let Some(id) = self.any_conn() {
@@ -503,8 +509,7 @@ impl World {
                 match order {
                     Order::Connect { conn, shard } => {
                         let at = self.now + self.random.within(0..30_000) as u64;
-                        let io =
-                            ConnIo { shard: shard.0 as usize, server: None, at, mute_until: 0, full: false };
+                        let io = ConnIo { shard: shard.0 as usize, server: None, at, mute_until: 0, full: false };
                         assert!(self.conns.insert(conn, io).is_none(), "the number of a connection that is there");
                     }
                     Order::Close { conn } => {
@@ -565,9 +570,8 @@ impl World {
             }
         }
         self.until("every watcher has its lease", |world| world.clients.values().all(|io| io.client.is_content()));
-        let refused: u64 = self.clients.values().map(|io| io.client.failed).sum();
-        if refused > 0 {
-            self.ledger.blame(format!("{refused} leases cannot be had again"));
+        for io in self.clients.values().filter(|io| io.client.failed > 0) {
+            self.ledger.blame(format!("a lease cannot be had again: {}", io.client.trouble));
         }
         watchers.into_iter().for_each(|id| self.vanish(id));
     }

@@ -165,6 +165,9 @@ impl Out {
         if self.len == 0 {
             self.head = 0;
             self.tail.clear();
+        } else if self.head > KEPT_BYTES_MAX && self.head * 2 > self.tail.len() {
+            // A socket that is never quite done would keep all that it ever wrote.
+            self.tail.drain(..mem::take(&mut self.head));
         }
     }
 

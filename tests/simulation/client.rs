@@ -80,6 +80,8 @@ pub(crate) struct Client {
     received: Vec<u8>,
     pub(crate) asked: u64,
     pub(crate) failed: u64,
+    /// The latest error that a server's failure gave it.
+    pub(crate) trouble: String,
 }
 
 impl Client {
@@ -98,6 +100,7 @@ impl Client {
             received: Vec::new(),
             asked: 0,
             failed: 0,
+            trouble: String::new(),
         }
     }
 
@@ -415,7 +418,10 @@ impl Client {
                 return ledger.blame(format!("client {} got a reply too many: {}", self.number, shown(&reply)));
             };
             match judge(&pending, &reply, ledger) {
-                Ok(Outcome::Failed) => self.failed += 1,
+                Ok(Outcome::Failed) => {
+                    self.failed += 1;
+                    self.trouble = shown(&reply);
+                }
                 Ok(Outcome::Done) => self.db = pending.db.unwrap_or(self.db),
                 Ok(Outcome::Undone) => {}
                 Err(why) => {
@@ -470,9 +476,10 @@ fn judge(pending: &Pending, reply: &[u8], ledger: &mut Ledger) -> Result<Outcome
             if reply.starts_with(b"-") {
                 let line = refused.ok_or("no part failed")?;
                 let end = line.len() - 2;
-                let of_a_part = tokens.iter().filter_map(|token| ledger.said(*token)).any(|part| {
-                    part.starts_with(b"-") && reply.starts_with(&part[..part.len() - 2])
-                });
+                let of_a_part = tokens
+                    .iter()
+                    .filter_map(|token| ledger.said(*token))
+                    .any(|part| part.starts_with(b"-") && reply.starts_with(&part[..part.len() - 2]));
                 if of_a_part { reply.to_vec() } else { line[..end].to_vec() }
             } else {
                 let parts = parts?;

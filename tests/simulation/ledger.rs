@@ -24,7 +24,7 @@ pub(crate) struct Ledger {
     /// Of each of these lists of groups, at least one group was not executed.
     partly: Vec<Vec<Vec<u64>>>,
     /// Ran after a later request of the same client: right only if the client was told that it got lost.
-    late: HashSet<u64>,
+    late: HashMap<u64, u64>,
     /// By client and shard: the latest token that ran.
     last: HashMap<(u64, usize), u64>,
     pub(crate) wrong: Vec<String>,
@@ -66,7 +66,7 @@ impl Ledger {
         }
         let last = self.last.entry((issued.client, shard)).or_insert(0);
         if *last > token {
-            self.late.insert(token);
+            self.late.insert(token, *last);
         } else {
             *last = token;
         }
@@ -94,8 +94,9 @@ impl Ledger {
     /// A client got the servers' own answer for these.
     pub(crate) fn answered(&mut self, tokens: &[u64]) {
         for token in tokens {
-            if self.late.contains(token) {
-                self.blame(format!("{token} ran after a later request of the same client"));
+            if let Some(later) = self.late.get(token).copied() {
+                let (this, that) = (self.issued.get(token), self.issued.get(&later));
+                self.blame(format!("{token} ran after {later}, which was asked later: {this:?}, {that:?}"));
             }
         }
     }

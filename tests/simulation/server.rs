@@ -71,7 +71,8 @@ impl Server {
                 let Some(args) = self.next() else { break };
                 let name = String::from_utf8_lossy(&args[0]).to_uppercase();
                 if matches!(name.as_str(), "BLPOP" | "WAIT") && self.multi.is_none() && !random.once_in(3) {
-                    self.blocked = Some((args, now + random.within(0..4_000_000) as u64));
+                    let longest = if random.once_in(8) { 2_000_000 } else { 100_000 };
+                    self.blocked = Some((args, now + random.within(0..longest) as u64));
                     continue;
                 }
                 self.answer(&name, args, ledger, random)
@@ -121,7 +122,7 @@ impl Server {
         let bytes = self.input.make_contiguous();
         let mut at = 0;
         let number = |at: &mut usize, mark: u8| -> Option<usize> {
-            let end = *at + bytes[*at..].iter().position(|byte| *byte == b'\n')?;
+            let end = *at + bytes.get(*at..)?.iter().position(|byte| *byte == b'\n')?;
             assert_eq!(bytes[*at], mark, "a malformed request reached a server");
             let number = std::str::from_utf8(&bytes[*at + 1..end - 1]).ok()?.parse().ok();
             *at = end + 1;
