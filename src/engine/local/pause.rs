@@ -138,12 +138,7 @@ impl Engine {
         let Use::Lease { client, .. } = lease.purpose else { return };
         let tags: Vec<_> = lease.fifo.iter().filter(|tag| tag.client == client).copied().collect();
         let Some(waiting) = self.clients.get(client as usize) else { return };
-        let name = crate::command::row(waiting.last).name;
-        let nil: &[u8] = match (waiting.proto, name) {
-            (Proto::Resp3, _) => b"_\r\n",
-            (Proto::Resp2, "blmove" | "brpoplpush") => b"$-1\r\n",
-            (Proto::Resp2, _) => b"*-1\r\n",
-        };
+        let nil: &[u8] = if waiting.proto == Proto::Resp3 { b"_\r\n" } else { b"*-1\r\n" };
         let reply: &[u8] = if error { b"-UNBLOCKED client unblocked via CLIENT UNBLOCK\r\n" } else { nil };
         self.lease_lost(conn);
         for tag in tags {
