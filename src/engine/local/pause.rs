@@ -66,6 +66,11 @@ impl Engine {
         }
     }
 
+    /// Whether the client's next request waits for the pause's end.
+    pub(in crate::engine) fn is_held(&self, id: u32) -> bool {
+        self.pause.is_some() && self.held.iter().any(|held| *held == (id, self.clients[id as usize].generation))
+    }
+
     /// While there is a pause: what becomes of a request that it concerns; None: carry on.
     #[cold]
     pub(in crate::engine) fn held_back(&mut self, id: u32, row: &Command) -> Option<Flow> {
