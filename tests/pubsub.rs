@@ -117,6 +117,7 @@ fn a_subscribed_client_of_resp2_may_only_subscribe() {
             "PING a b",
             "PUBLISH c x",
             "MULTI",
+            "EXEC",
             "HELLO 3",
             "CLIENT ID",
             "CONFIG GET maxmemory",

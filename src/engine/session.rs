@@ -102,7 +102,13 @@ impl Engine {
         let session = client.session.as_mut()?;
         if !session.authenticated {
             if !request.row.flags.has(Flags::NO_AUTH) {
-                return Some(self.answer_error(id, "NOAUTH Authentication required."));
+                let text = match request.row.route {
+                    Route::Session(Verb::Exec) => {
+                        "EXECABORT Transaction discarded because of: NOAUTH Authentication required."
+                    }
+                    _ => "NOAUTH Authentication required.",
+                };
+                return Some(self.answer_error(id, text));
             }
             return None;
         }
