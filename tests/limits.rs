@@ -5,15 +5,14 @@
 
 mod support;
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use support::{Client, Guard, PATIENCE, Proxy, Redis, Value, poll, raw_reply, request, scratch, shards, until};
-
-const QUIET: Duration = Duration::from_millis(50);
+use support::{Client, Guard, PATIENCE, Proxy, Redis, Value, raw_reply, request, scratch, shards, until};
 
 fn proxy() -> Guard {
     static SHARED: OnceLock<(Vec<Redis>, Proxy)> = OnceLock::new();
@@ -31,21 +30,22 @@ fn check(client: &mut Client, line: &str, expected: &str) {
 
 // Bad input.
 
-/// Everything that comes back for `bytes` up to the end of the connection, or until nothing more
-/// comes; whether it was closed.
-fn answer(client: &Client, bytes: &[u8]) -> (String, bool) {
+/// Everything that comes back for `bytes` until the server closes the connection, which it does when
+/// the client has closed its half.
+fn answer(client: &Client, bytes: &[u8], half_close: bool) -> String {
     let mut stream = client.stream();
-    stream.write_all(bytes).unwrap();
-    stream.set_read_timeout(Some(Duration::from_millis(150))).unwrap();
+    // A server that closes early need not take everything.
+    let _ = stream.write_all(bytes);
+    if half_close {
+        let _ = stream.shutdown(Shutdown::Write);
+    }
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let (mut all, mut chunk) = (Vec::new(), [0; 4096]);
     loop {
         match stream.read(&mut chunk) {
-            Ok(0) => return (all.escape_ascii().to_string(), true),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => panic!("not closed: {}", bytes.escape_ascii()),
+            Ok(0) | Err(_) => return all.escape_ascii().to_string(),
             Ok(n) => all.extend_from_slice(&chunk[..n]),
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-                return (all.escape_ascii().to_string(), false);
-            }
-            Err(_) => return (all.escape_ascii().to_string(), true),
         }
     }
 }
@@ -108,12 +108,18 @@ fn malformed_requests_are_answered_as_by_a_plain_redis() {
         &long_length,
     ];
     for bytes in cases {
-        let [wanted, got] = [plain.client(), proxy.client()].map(|client| answer(&client, bytes));
-        assert_eq!(got, wanted, "{}", bytes[..bytes.len().min(80)].escape_ascii());
+        let shown = bytes[..bytes.len().min(80)].escape_ascii();
+        let [wanted, got] = [plain.client(), proxy.client()].map(|client| answer(&client, bytes, true));
+        assert_eq!(got, wanted, "{shown}");
+        // These end the connection by themselves.
+        if wanted.contains("Protocol error") || bytes.ends_with(b"example.org\r\n\r\n") {
+            let [wanted, got] = [plain.client(), proxy.client()].map(|client| answer(&client, bytes, false));
+            assert_eq!(got, wanted, "{shown}");
+        }
     }
     // Redis 7 takes more arguments than 6.2, which would close a connection that is everybody's.
-    let (text, closed) = answer(&proxy.client(), b"*1048577\r\n");
-    assert_eq!((text.as_str(), closed), ("-ERR Protocol error: invalid multibulk length\\r\\n", true));
+    let refused = answer(&proxy.client(), b"*1048577\r\n", false);
+    assert_eq!(refused, "-ERR Protocol error: invalid multibulk length\\r\\n");
     println!("malformed requests answered as by a plain server: {}", cases.len());
 }
 
@@ -154,7 +160,7 @@ fn an_argument_over_the_limit_is_refused() {
     let sent = client.try_send_raw(&request(&["DEL", &half, &half, &half, &half]));
     let reply = sent.and_then(|()| client.try_reply());
     println!("a request over the query buffer: {reply:?}");
-    assert!(reply.is_err_and(|error| error.kind() != std::io::ErrorKind::TimedOut) || client.closed());
+    assert!(reply.is_err_and(|error| error.kind() != ErrorKind::TimedOut) || client.closed());
     // In a transaction.
     let mut client = proxy.client();
     check(&mut client, "MULTI", "+\"OK\"");
@@ -243,7 +249,7 @@ fn a_client_that_never_reads_is_not_read_either() {
             most = most.max(proxy.metric("ringway_buffered_bytes"));
         }
         // Wakes the writer; the proxy, which does not read, sees nothing of it.
-        hoarder.stream().shutdown(std::net::Shutdown::Both).unwrap();
+        hoarder.stream().shutdown(Shutdown::Both).unwrap();
     });
     println!("200 MB asked for by one who never reads: {most} bytes buffered at most; another waited {slowest:?}");
     // 1,024 requests (limits.client_inflight_max) may be on their way before the first reply tells what
@@ -519,7 +525,7 @@ fn two_processes_overlap_on_one_port() {
                         let key = format!("overlap:{at}:{n}");
                         match client.try_call(&["SET", &key, "x"]) {
                             Ok(reply) => assert_eq!(reply, Value::ok()),
-                            Err(error) if error.kind() == std::io::ErrorKind::TimedOut => panic!("{error}"),
+                            Err(error) if error.kind() == ErrorKind::TimedOut => panic!("{error}"),
                             Err(_) => break,
                         }
                         answered.fetch_add(1, Ordering::Relaxed);
@@ -548,8 +554,6 @@ fn two_processes_overlap_on_one_port() {
         settle(500);
         over.store(true, Ordering::SeqCst);
         println!("overlap: {connected:?} connections, {answered:?} answers");
-        let quiet = poll(QUIET, || None::<()>);
-        assert!(quiet.is_none());
         drop(new);
     });
 }
