@@ -327,14 +327,19 @@ impl Engine {
         }
     }
 
-    /// The client sends nothing more; it still gets what it asked for.
+    /// The client sends nothing more; it still gets what it asked for, unless it is held back: like
+    /// Redis, what was not begun is then dropped.
     pub fn client_eof(&mut self, id: u32) {
+        if !self.clients.contains(id as usize) {
+            return;
+        }
+        let held = self.is_held(id);
         let Some(client) = self.clients.get_mut(id as usize) else { return };
         if client.end == End::Open {
             client.end = End::HalfClosed;
         }
         let blocked = client.session.as_ref().is_some_and(|session| session.blocked != NONE);
-        if blocked || client.is_finished() {
+        if blocked || held || client.is_finished() {
             self.orders.push_back(Order::CloseClient { client: id });
         }
     }
@@ -433,8 +438,9 @@ impl Engine {
     pub fn drain(&mut self) {
         let ids: Vec<u32> = self.clients.iter().map(|(id, _)| id as u32).collect();
         for id in ids {
+            let held = self.is_held(id);
             let client = &mut self.clients[id as usize];
-            if client.session.as_ref().is_some_and(|session| session.blocked != NONE) {
+            if held || client.session.as_ref().is_some_and(|session| session.blocked != NONE) {
                 self.orders.push_back(Order::CloseClient { client: id });
             } else {
                 client.end = End::HalfClosed;

@@ -66,6 +66,11 @@ impl Engine {
         }
     }
 
+    /// Whether the client's next request waits for the pause's end.
+    pub(in crate::engine) fn is_held(&self, id: u32) -> bool {
+        self.pause.is_some() && self.held.iter().any(|held| *held == (id, self.clients[id as usize].generation))
+    }
+
     /// While there is a pause: what becomes of a request that it concerns; None: carry on.
     #[cold]
     pub(in crate::engine) fn held_back(&mut self, id: u32, row: &Command) -> Option<Flow> {
@@ -138,12 +143,7 @@ impl Engine {
         let Use::Lease { client, .. } = lease.purpose else { return };
         let tags: Vec<_> = lease.fifo.iter().filter(|tag| tag.client == client).copied().collect();
         let Some(waiting) = self.clients.get(client as usize) else { return };
-        let name = crate::command::row(waiting.last).name;
-        let nil: &[u8] = match (waiting.proto, name) {
-            (Proto::Resp3, _) => b"_\r\n",
-            (Proto::Resp2, "blmove" | "brpoplpush") => b"$-1\r\n",
-            (Proto::Resp2, _) => b"*-1\r\n",
-        };
+        let nil: &[u8] = if waiting.proto == Proto::Resp3 { b"_\r\n" } else { b"*-1\r\n" };
         let reply: &[u8] = if error { b"-UNBLOCKED client unblocked via CLIENT UNBLOCK\r\n" } else { nil };
         self.lease_lost(conn);
         for tag in tags {
