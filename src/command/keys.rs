@@ -28,6 +28,7 @@ impl Keys {
             }
             Self::Streams => out.extend(streams(args)?),
             Self::Sort => sort(args, out)?,
+            Self::SortReadOnly if args.len() < 2 => return Err(BadKeys),
             Self::SortReadOnly => out.push(1),
             Self::GeoRadius => georadius(args, out)?,
             Self::Migrate => migrate(args, out)?,
