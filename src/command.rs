@@ -83,6 +83,8 @@ pub enum Keys {
     Streams,
     /// Argument 1, and what follows `STORE` (SORT); BY and GET patterns are not keys here.
     Sort,
+    /// Argument 1 (SORT_RO); its BY and GET patterns are not keys here.
+    SortReadOnly,
     /// Argument 1, and what follows `STORE` or `STOREDIST` (GEORADIUS, GEORADIUSBYMEMBER).
     GeoRadius,
     /// Argument 3, or all behind `KEYS` when it is empty (MIGRATE).

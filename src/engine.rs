@@ -467,7 +467,7 @@ impl Engine {
         self.orders.pop_front()
     }
 
-    /// Lines for the log, each once; beyond [`TOLD_MAX`] different ones nothing is told.
+    /// Lines for the log, each once; beyond `TOLD_MAX` different ones nothing is told.
     #[must_use]
     pub fn take_news(&mut self) -> Vec<String> {
         mem::take(&mut self.news)

@@ -33,6 +33,11 @@ pub enum Refusal {
         first: u32,
         second: u32,
     },
+    /// SORT's pattern, by its position, names keys that may be on other shards than the sorted one.
+    Pattern {
+        key: u32,
+        pattern: u32,
+    },
     /// Not available through a proxy.
     NotHere(CommandId),
     /// A script without keys, and the configuration says no.
@@ -128,9 +133,43 @@ fn keyed(row: &Command, args: Args<'_>, map: &Topology, rules: Rules, keys: &mut
     }
     match one_shard(args, keys, map) {
         Err(refusal) => Plan::Refuse(refusal),
+        Ok(shard) if matches!(row.keys, Keys::Sort | Keys::SortReadOnly) => match foreign_pattern(args, shard, map) {
+            Some(pattern) => Plan::Refuse(Refusal::Pattern { key: 1, pattern }),
+            None => Plan::One(shard),
+        },
         Ok(_) if blocks(row, args) => Plan::Session(Session::Block),
         Ok(shard) => Plan::One(shard),
     }
+}
+
+/// The first BY or GET pattern of a SORT whose keys are not all on `shard`.
+fn foreign_pattern(args: Args<'_>, shard: ShardId, map: &Topology) -> Option<u32> {
+    let mut at = 2;
+    while at + 1 < args.len() {
+        at += match () {
+            () if args.is(at, "limit") => 3,
+            () if args.is(at, "store") => 2,
+            () if args.is(at, "by") || args.is(at, "get") => {
+                if !stays(args.at(at + 1), shard, map) {
+                    return Some(at as u32 + 1);
+                }
+                2
+            }
+            () => 1,
+        };
+    }
+    None
+}
+
+/// Whether every key that the pattern can name is on `shard`: whatever stands for its `*`, the tag is
+/// the same. Without a `*` no key is read.
+fn stays(pattern: &[u8], shard: ShardId, map: &Topology) -> bool {
+    let Some(star) = pattern.iter().position(|byte| *byte == b'*') else { return true };
+    let field = pattern[star..].windows(2).position(|pair| pair == b"->").map_or(pattern.len(), |at| star + at);
+    let named = |by: u8| [&pattern[..star], &[by], &pattern[star + 1..field]].concat();
+    let (one, other) = (named(b'0'), named(b'1'));
+    let (one, other) = (map.locate(&one), map.locate(&other));
+    map.shards().len() == 1 || one.tag == other.tag && one.shard == shard && other.shard == shard
 }
 
 /// XREAD and XREADGROUP block when they are told to.
@@ -220,6 +259,10 @@ mod tests {
         check("SINTER k1 k2", "CrossSlot");
         check("BLPOP k1 k2 0", "CrossSlot");
         check("BLPOP k1 0", "Session(Block)");
+        check("SORT k1 BY w_*", "Pattern");
+        check("SORT_RO k1 LIMIT 0 1 GET # GET w_*->f", "Pattern");
+        check("SORT k1 BY nosort GET # LIMIT 0 1 ALPHA", &shard("k1"));
+        check("SORT k1 BY {k1}w_* GET {k1}h_*->f STORE {k1}d", &shard("k1"));
         check("DBSIZE", "Every(Sum)");
     }
 

@@ -65,7 +65,7 @@ fn row_facts(row: &Command) -> String {
         // COMMAND shows only the keys that stand at a fixed place, and says that others may come.
         Keys::Counted { target: 0, .. } | Keys::Streams => [0, 0, 0],
         Keys::Counted { target, .. } => [i64::from(target), i64::from(target), 1],
-        Keys::Sort | Keys::GeoRadius => [1, 1, 1],
+        Keys::Sort | Keys::SortReadOnly | Keys::GeoRadius => [1, 1, 1],
         Keys::Migrate => [3, 3, 1],
     };
     facts_text(i64::from(row.arity), &flags, keys)
@@ -195,6 +195,7 @@ fn samples(row: &Command) -> Vec<Vec<String>> {
             "XREADGROUP GROUP streams streams STREAMS a b > >",
             "XREADGROUP GROUP block count streams noack >",
         ]),
+        Keys::SortReadOnly => lines(&["SORT_RO a", "SORT_RO a BY w_* LIMIT 0 5 GET # GET o_* ASC"]),
         Keys::Sort => lines(&[
             "SORT a",
             "SORT a DESC ALPHA",

@@ -6,6 +6,9 @@ use super::conn::{ENGINE, NOBODY, Tag};
 use super::{Engine, Fault, Order, failure};
 use crate::metrics::BackendError;
 
+/// Places on a connection's FIFO that outlive a burst.
+const FIFO_KEPT: usize = 256;
+
 impl Engine {
     /// To be called some ten times a second: tells those who waited too long, and tidies up.
     pub fn tick(&mut self) {
@@ -80,6 +83,12 @@ impl Engine {
         self.keys.shrink_to(64);
         for (_, client) in &mut self.clients {
             client.shrink();
+        }
+        for (_, conn) in &mut self.conns {
+            conn.out.shrink();
+            if conn.fifo.is_empty() {
+                conn.fifo.shrink_to(FIFO_KEPT);
+            }
         }
     }
 }

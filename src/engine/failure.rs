@@ -104,6 +104,13 @@ pub(super) fn refusal(refusal: Refusal, args: Args<'_>, map: &Topology) -> Vec<u
                 place(second)
             )
         }
+        Refusal::Pattern { key, pattern } => format!(
+            "CROSSSLOT the pattern '{}' may name keys on other shards than '{}' ({}): give both one hash tag such as \
+             {{tag}}, or add a [[colocate]] rule",
+            shorten(args.at(pattern as usize)),
+            shorten(args.at(key as usize)),
+            map.shard(map.shard_of(args.at(key as usize))).name,
+        ),
         Refusal::NotHere(id) => {
             let name = name(id).to_uppercase().replace('|', " ");
             format!(

@@ -316,6 +316,7 @@ fn text(reply: &[u8]) -> String {
 fn values(reply: &mut Reply<'_>, owners: &[u16], parts: &[Vec<u8>]) {
     let header = |part: &Vec<u8>| part.iter().position(|byte| *byte == b'\n').map_or(0, |at| at + 1);
     let mut at: Vec<usize> = parts.iter().map(header).collect();
+    reply.reserve(parts.iter().map(Vec::len).sum());
     reply.array(owners.len());
     for owner in owners {
         let owner = *owner as usize;

@@ -165,9 +165,14 @@ impl Out {
         if self.len == 0 {
             self.head = 0;
             self.tail.clear();
-            if self.tail.capacity() > KEPT_BYTES_MAX {
-                self.tail = Vec::new();
-            }
+        }
+    }
+
+    /// Gives back what is larger than ordinary traffic needs; it would only be made again under load,
+    /// page by page.
+    pub(super) fn shrink(&mut self) {
+        if self.len == 0 && self.tail.capacity() > KEPT_BYTES_MAX {
+            self.tail = Vec::new();
         }
     }
 

@@ -10,7 +10,7 @@ use super::merge::{self, Kind, Merge};
 use super::out::LARGE_BYTES;
 use super::{Engine, NONE, Order, failure};
 use crate::command::{Class, Command, CommandId, Every, Flags, Split};
-use crate::resp::{Args, ProtocolError, Reply, RequestScanner, Scan, Span, integer, request, split_inline};
+use crate::resp::{Args, Proto, ProtocolError, Reply, RequestScanner, Scan, Span, integer, request, split_inline};
 use crate::route::{self, Plan, Refusal, Rules};
 use crate::topology::ShardId;
 
@@ -322,7 +322,7 @@ impl Engine {
         let args = request.args;
         // Which part each key belongs to, and each part's shard, connection and number of keys.
         let mut owners: Vec<u16> = Vec::with_capacity(keys.len());
-        let mut parts: Vec<(ShardId, u32, usize)> = Vec::new();
+        let mut parts: Vec<(ShardId, u32, usize)> = Vec::with_capacity(self.shards.len().min(keys.len()));
         for key in keys {
             let shard = self.topology.shard_of(args.at(*key as usize));
             let part = match parts.iter().position(|part| part.0 == shard) {
@@ -345,29 +345,28 @@ impl Engine {
                 return self.wait_for(id, part.1);
             }
         }
-        let count = parts.len();
-        let kind = match split {
-            Split::Values => Kind::Values { owners: owners.clone() },
-            Split::Pairs => Kind::Pairs,
-            Split::Sum => Kind::Sum { total: 0 },
-        };
-        let writes = request.row.flags.has(Flags::WRITE);
-        let merge = Merge::new(kind, count, writes);
-        let seq = self.clients[id as usize].open(State::Merge(Box::new(merge)), Class::Split, self.now);
+        let (count, seq) = (parts.len(), self.clients[id as usize].next_seq());
         let values = split == Split::Pairs;
         for (part, (_, conn, len)) in parts.into_iter().enumerate() {
             self.expect(conn, id, seq, part as u16, false);
             self.conns[conn as usize].out.write(|out| {
-                let mut line = Reply::new(out, crate::resp::Proto::Resp2);
-                line.array(1 + len * if values { 2 } else { 1 }).bulk(args.at(0));
+                let mut line = Reply::new(out, Proto::Resp2);
+                line.array(1 + len * if values { 2 } else { 1 }).raw(args.raw(0));
                 for (key, _) in keys.iter().zip(&owners).filter(|(_, owner)| **owner == part as u16) {
-                    line.bulk(args.at(*key as usize));
+                    line.raw(args.raw(*key as usize));
                     if values {
-                        line.bulk(args.at(*key as usize + 1));
+                        line.raw(args.raw(*key as usize + 1));
                     }
                 }
             });
         }
+        let kind = match split {
+            Split::Values => Kind::Values { owners },
+            Split::Pairs => Kind::Pairs,
+            Split::Sum => Kind::Sum { total: 0 },
+        };
+        let merge = Merge::new(kind, count, request.row.flags.has(Flags::WRITE));
+        self.clients[id as usize].open(State::Merge(Box::new(merge)), Class::Split, self.now);
         Flow::Taken
     }
 

@@ -41,6 +41,18 @@ impl<'a> Args<'a> {
         })
     }
 
+    /// Argument `index` as it stands in the request, its header and end included. Only for canonical
+    /// requests, whose headers can be told from their lengths.
+    #[must_use]
+    #[inline]
+    pub fn raw(&self, index: usize) -> &'a [u8] {
+        self.spans.get(index).map_or(&[][..], |span| {
+            let digits = span.len.checked_ilog10().map_or(1, |log| log as usize + 1);
+            let start = span.start as usize;
+            self.buf.get(start - digits - 3..start + span.len as usize + 2).unwrap_or(&[])
+        })
+    }
+
     /// Whether argument `index` is `word`, in any case.
     #[must_use]
     pub fn is(&self, index: usize, word: &str) -> bool {

@@ -29,6 +29,12 @@ impl<'a> Reply<'a> {
         Self { out, proto }
     }
 
+    /// Makes room for what is about to be written.
+    pub fn reserve(&mut self, bytes: usize) -> &mut Self {
+        self.out.reserve(bytes);
+        self
+    }
+
     /// `+OK`. The text must be one line.
     pub fn status(&mut self, text: &str) -> &mut Self {
         self.line(b'+', text.as_bytes())

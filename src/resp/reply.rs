@@ -67,6 +67,11 @@ impl ReplyScanner {
         let mut pos = self.pos;
         let mut pending = if self.pending == 0 { 1 } else { self.pending };
         while pending > 0 {
+            if let Some(len) = buf.get(pos..).and_then(plain) {
+                pos += len;
+                pending -= 1;
+                continue;
+            }
             match element(buf, pos)? {
                 Element::Complete { end, children, counts } => {
                     pos = end;

@@ -103,7 +103,10 @@ impl RequestScanner {
     ) -> Result<Scan, ProtocolError> {
         spans.clear();
         let resumed = self.pos != 0;
-        if !resumed && let Some(len) = plain(buf, spans) {
+        if !resumed
+            && authenticated
+            && let Some(len) = plain(buf, spans)
+        {
             return Ok(Scan::Frame { len, canonical: true });
         }
         self.scan_on(buf, limits, authenticated, spans, resumed)
@@ -173,13 +176,16 @@ impl RequestScanner {
     }
 }
 
-/// The length of a request as nearly all are: complete, canonical, with up to nine arguments of up to
-/// 99 bytes. None says nothing: any other request is looked at with care.
+/// The length of a request as nearly all are: complete, canonical, with up to 99 arguments of up to 99
+/// bytes. None says nothing: any other request is looked at with care.
 #[inline]
 fn plain(buf: &[u8], spans: &mut Vec<Span>) -> Option<usize> {
-    let [b'*', count @ b'1'..=b'9', b'\r', b'\n', ..] = buf else { return None };
-    let mut pos = 4;
-    for _ in b'0'..*count {
+    let (count, mut pos) = match buf {
+        [b'*', ones @ b'1'..=b'9', b'\r', b'\n', ..] => (ones - b'0', 4),
+        [b'*', tens @ b'1'..=b'9', ones @ b'0'..=b'9', b'\r', b'\n', ..] => ((tens - b'0') * 10 + (ones - b'0'), 5),
+        _ => return None,
+    };
+    for _ in 0..count {
         let (len, body) = match buf.get(pos..pos + 5)? {
             [b'$', ones @ b'0'..=b'9', b'\r', b'\n', _] => ((ones - b'0') as usize, pos + 4),
             [b'$', tens @ b'1'..=b'9', ones @ b'0'..=b'9', b'\r', b'\n'] => {

@@ -39,7 +39,7 @@ pub(super) const ROWS: &[Command] = &[
     write("restore", -4, OOM, ONE),
     every("scan", -2, READ, Every::Scan),
     write("sort", -2, OOM, Keys::Sort),
-    read("sort_ro", -2, MOVABLE, ONE),
+    read("sort_ro", -2, MOVABLE, Keys::SortReadOnly),
     split("touch", -2, READ | FAST, ALL, Split::Sum),
     read("ttl", 2, FAST, ONE),
     read("type", 2, FAST, ONE),
