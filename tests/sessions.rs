@@ -480,9 +480,9 @@ fn blocked_clients_are_served_in_their_order() {
         interval(Duration::from_millis(5));
         waiting.push(client);
     }
-    for at in 0..8 {
+    for (at, client) in waiting.iter_mut().enumerate() {
         check(&mut other, &format!("RPUSH {{fifo}}l {at}"), ":1");
-        assert_eq!(words(&waiting[at].reply()), ["{fifo}l".to_owned(), at.to_string()]);
+        assert_eq!(words(&client.reply()), ["{fifo}l".to_owned(), at.to_string()]);
     }
 }
 
