@@ -7,7 +7,8 @@
 # Where Debian puts daemons; not on every user's path.
 export PATH := $(PATH):/usr/sbin:/sbin
 
-# More arguments for the tool behind a target: make demo ARGS="--shards 5".
+# More arguments for the tool behind a target: make demo ARGS="--shards 5". They reach the shell as
+# they are: make demo ARGS='-- sh -c "redis-cli -u \$REDIS_URL ping"'.
 ARGS ?=
 
 help: ## This list.
@@ -16,31 +17,31 @@ help: ## This list.
 demo: ## Three real Redis servers and Ringway before them, removed on exit.
 	@scripts/setup.sh cc redis
 	cargo build --release
-	target/release/ringway demo $(ARGS)
+	target/release/ringway demo $(value ARGS)
 
 test: lint ## Formatting, lints, documentation and tests, without the long ones.
 	@scripts/setup.sh redis prometheus nutcracker node venv
 	python3 -m unittest discover -q -s benches
-	python3 scripts/test.py $(ARGS)
+	python3 scripts/test.py $(value ARGS)
 
 test-long: ## The long tests (tests/long_*.rs): conformance, frameworks, faults.
 	@scripts/setup.sh cc python redis prometheus nutcracker node venv
-	python3 scripts/test.py --long $(ARGS)
+	python3 scripts/test.py --long $(value ARGS)
 
 bench: ## Side by side with direct, haproxy and nutcracker: benches/RESULTS.md.
 	@scripts/setup.sh cc python redis nutcracker haproxy strace
 	cargo build --release
-	python3 benches/compare.py $(ARGS)
+	python3 benches/compare.py $(value ARGS)
 
 bench-check: ## The same in a minute: wrong counts fail, clocks do not.
 	@scripts/setup.sh cc python redis nutcracker haproxy strace
 	cargo build --release
-	python3 benches/compare.py --quick --out benches/raw/quick.md $(ARGS)
+	python3 benches/compare.py --quick --out benches/raw/quick.md $(value ARGS)
 
 bench-memory: ## Memory of idle clients, after a burst, and around a 512 MB value: benches/MEMORY.md.
 	@scripts/setup.sh cc python redis nutcracker
 	cargo build --release
-	python3 benches/memory.py $(ARGS)
+	python3 benches/memory.py $(value ARGS)
 
 lint: ## Formatting, clippy and rustdoc, all warnings refused.
 	@scripts/setup.sh cc lints python

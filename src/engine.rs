@@ -327,16 +327,25 @@ impl Engine {
         }
     }
 
-    /// The client sends nothing more; it still gets what it asked for.
+    /// The client sends nothing more; it still gets what it asked for, unless it is held back: like
+    /// Redis, what was not begun is then dropped.
     pub fn client_eof(&mut self, id: u32) {
+        if !self.clients.contains(id as usize) {
+            return;
+        }
+        let (held, blocked) = (self.is_held(id), self.is_blocked(id));
         let Some(client) = self.clients.get_mut(id as usize) else { return };
         if client.end == End::Open {
             client.end = End::HalfClosed;
         }
-        if client.end == End::HalfClosed && self.is_blocked(id) {
-            self.give_up_blocked(id);
-        } else {
-            self.close_if_finished(id);
+        match client.end {
+            End::HalfClosed if held => {
+                // Its request goes with it; what it was owed before is still written.
+                client.end = End::Closing;
+                self.close_if_finished(id);
+            }
+            End::HalfClosed if blocked => self.give_up_blocked(id),
+            _ => self.close_if_finished(id),
         }
     }
 
@@ -456,7 +465,7 @@ impl Engine {
         self.orders.pop_front()
     }
 
-    /// Lines for the log, each once; beyond [`TOLD_MAX`] different ones nothing is told.
+    /// Lines for the log, each once; beyond `TOLD_MAX` different ones nothing is told.
     #[must_use]
     pub fn take_news(&mut self) -> Vec<String> {
         mem::take(&mut self.news)

@@ -159,9 +159,9 @@ impl Load {
 /// Waits until every worker of the proxy serves shard 1 again, and checks how long that took.
 fn used_again(proxy: &Proxy, key: &str) {
     let back = Instant::now();
-    // So many that each worker has some of them.
-    let mut clients = (0..8).map(|_| proxy.client()).collect::<Vec<_>>();
-    let mut all = || clients.iter_mut().all(|client| !client.call(&["EXISTS", key]).is_error());
+    let mut client = proxy.client();
+    // The kernel chooses the worker that gets a client: only the metric speaks of all of them.
+    let mut all = || proxy.metric("ringway_backend_up") == 3.0 && !client.call(&["EXISTS", key]).is_error();
     let served = poll(BACK_WITHIN * 5, || all().then(|| back.elapsed()));
     println!("used again after {served:?}");
     assert!(served.is_some_and(|time| time <= BACK_WITHIN), "used again only after {served:?}");

@@ -28,7 +28,7 @@ impl Keys {
             }
             Self::Streams => out.extend(streams(args)?),
             Self::Sort => sort(args, out)?,
-            Self::SortReadOnly => out.push(1),
+            Self::SortReadOnly => range(args.len(), 1, 1, 1, out)?,
             Self::GeoRadius => georadius(args, out)?,
             Self::Migrate => migrate(args, out)?,
         }
@@ -290,6 +290,8 @@ mod tests {
         check("SORT a LIMIT store 2", "a");
         check("SORT a STORE by STORE d", "a d");
         check("SORT a STORE", "a");
+        check("SORT_RO a BY w_* STORE d", "a");
+        check("SORT_RO", "bad");
         check("GEORADIUS a 1 2 3 km", "a");
         check("GEORADIUS a 1 2 3 km COUNT 3 STORE d", "a d");
         check("GEORADIUS a 1 2 3 km STORE d STOREDIST e", "a e");

@@ -31,7 +31,7 @@ const NO_TRACKING: &str =
     "ERR CLIENT TRACKING ON is not available through Ringway yet: a client-side cache would not hear of changes";
 const NOT_CACHING: &str =
     "ERR CLIENT CACHING can be called only when the client is in tracking mode with OPTIN or OPTOUT mode enabled";
-const HELLO_NOAUTH: &str = "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user> <pass> option can be used to authenticate the client and select the RESP protocol version at the same time";
+const HELLO_NOAUTH: &str = "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO AUTH <user> <pass> option can be used to authenticate the client and select the RESP protocol version at the same time";
 
 impl Engine {
     pub(super) fn local(&mut self, id: u32, what: Local, request: &Request<'_>) -> Flow {

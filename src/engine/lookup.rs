@@ -16,9 +16,10 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 
+use super::client::End;
 use super::conn::ENGINE;
 use super::request::{Flow, Request};
-use super::{Engine, NONE, Park, failure};
+use super::{Engine, NONE, Order, Park, failure};
 use crate::command::{self, Class, Command, CommandId, Flags, Keys, Route};
 use crate::resp::{Args, Proto, elements, request};
 use crate::route::{self, Refusal};
@@ -102,6 +103,9 @@ impl Engine {
         owned: Option<&Bytes>,
         args: Args<'_>,
     ) -> Flow {
+        if refusal == Refusal::Unknown && is_http(args.at(0)) {
+            return self.cut_off(id);
+        }
         let client = &mut self.clients[id as usize];
         client.last = super::client::NO_COMMAND;
         // CLIENT REPLY SKIP is about any next request.
@@ -118,6 +122,15 @@ impl Engine {
             }
         }
         flow
+    }
+
+    /// Closes a client at once, whatever it still waits for.
+    fn cut_off(&mut self, id: u32) -> Flow {
+        let client = &mut self.clients[id as usize];
+        client.end = End::Closing;
+        client.out.clear();
+        self.orders.push_back(Order::CloseClient { client: id });
+        Flow::Taken
     }
 
     fn look_up(&mut self, id: u32, refusal: Refusal, frame: &[u8], owned: Option<&Bytes>, args: Args<'_>) -> Flow {
@@ -260,4 +273,10 @@ impl Engine {
 
 const fn foreign_row(flags: Flags) -> Command {
     Command { name: "unknown", arity: -1, flags, keys: Keys::None, route: Route::Keys, children: &[] }
+}
+
+/// The first words of a browser's lines, which a page can make it send to any port: as in Redis, such a
+/// client gets no answer.
+fn is_http(word: &[u8]) -> bool {
+    word.eq_ignore_ascii_case(b"post") || word.eq_ignore_ascii_case(b"host:")
 }

@@ -242,6 +242,18 @@ mod tests {
     }
 
     #[test]
+    fn what_is_written_is_not_kept() {
+        let mut out = Out::default();
+        out.push(&[0; 1000]);
+        for round in 0..10_000_u32 {
+            out.push(&[round as u8; 1000]);
+            assert_eq!(out.single().map(|bytes| bytes[0]), Some(round.saturating_sub(1) as u8));
+            out.advance(1000);
+        }
+        assert!(out.tail.len() <= 2 * KEPT_BYTES_MAX, "{} bytes for 1000", out.tail.len());
+    }
+
+    #[test]
     fn buffers_of_the_idle_go_to_the_busy() {
         let mut pool = Pool::default();
         let mut first = Out::default();

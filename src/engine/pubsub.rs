@@ -93,8 +93,10 @@ impl Engine {
                 Some(self.answer(id, |reply| _ = reply.array(2).bulk("pong").bulk(request.args.at(1))))
             }
             _ => {
+                let exec = request.row.route == Route::Session(Verb::Exec);
+                let word = if exec { "EXECABORT Transaction discarded because of:" } else { "ERR" };
                 let text = format!(
-                    "ERR Can't execute '{}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed \
+                    "{word} Can't execute '{}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed \
                      in this context",
                     request.row.name
                 );

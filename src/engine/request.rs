@@ -529,6 +529,9 @@ impl Engine {
             self.advise(args.at(first as usize), args.at(second as usize), args.at(0));
         }
         let text = failure::refusal(refusal, args, &self.topology);
+        if matches!(refusal, Refusal::Arity(id) if crate::command::row(id).name == "exec") {
+            return self.abort(id, &text);
+        }
         self.answer_error(id, &text)
     }
 

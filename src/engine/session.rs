@@ -109,7 +109,13 @@ impl Engine {
         let session = client.session.as_mut()?;
         if !session.authenticated {
             if !request.row.flags.has(Flags::NO_AUTH) {
-                return Some(self.answer_error(id, "NOAUTH Authentication required."));
+                let text = match request.row.route {
+                    Route::Session(Verb::Exec) => {
+                        "EXECABORT Transaction discarded because of: NOAUTH Authentication required."
+                    }
+                    _ => "NOAUTH Authentication required.",
+                };
+                return Some(self.answer_error(id, text));
             }
             return None;
         }
@@ -312,10 +318,7 @@ impl Engine {
         }
         let multi = self.clients[id as usize].session_mut().multi.take().unwrap_or_default();
         if multi.spoiled {
-            self.forget_watch(id);
-            self.drop_plain_session(id);
-            let text = "EXECABORT Transaction discarded because of previous errors.";
-            return self.answer_error(id, text);
+            return self.abort(id, b"EXECABORT Transaction discarded because of previous errors.");
         }
         let shard = watch.map(|watch| watch.shard).or(multi.shard).unwrap_or_else(|| self.topology.home());
         if let Some(Watch { conn: NONE, .. }) = watch {
@@ -358,6 +361,19 @@ impl Engine {
         }
         self.drop_plain_session(id);
         Flow::Taken
+    }
+
+    /// An EXEC that cannot be: it ends the transaction all the same, as in Redis.
+    pub(super) fn abort(&mut self, id: u32, text: &[u8]) -> Flow {
+        if self.must_finish_watch(id) {
+            return Flow::Parked(Park::Empty);
+        }
+        if let Some(session) = &mut self.clients[id as usize].session {
+            session.multi = None;
+        }
+        self.forget_watch(id);
+        self.drop_plain_session(id);
+        self.answer_error(id, text)
     }
 
     fn discard(&mut self, id: u32) -> Flow {

@@ -1,7 +1,7 @@
 //! The proxy under test, as a process of its own: the binary, a configuration file, its log.
 
 use std::fmt::Write as _;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::ops::Deref;
 use std::path::PathBuf;
@@ -28,6 +28,7 @@ pub struct Proxy {
 #[must_use]
 pub struct ProxyOptions {
     backends: Vec<(String, String)>,
+    listen: Vec<String>,
     threads: usize,
     timeouts: Vec<(String, String)>,
     extra: String,
@@ -51,6 +52,7 @@ impl Proxy {
         let named = |(at, address): (usize, SocketAddr)| (Self::shard_name(at), address.to_string());
         ProxyOptions {
             backends: addresses.into_iter().enumerate().map(named).collect(),
+            listen: vec!["127.0.0.1:0".to_owned()],
             threads: 1,
             timeouts: Vec::new(),
             extra: String::new(),
@@ -79,6 +81,37 @@ impl Proxy {
 
     pub fn client(&self) -> Client {
         Client::connect(self.address)
+    }
+
+    /// For each shard `n` keys that live on it, by the proxy's own word.
+    pub fn keys_by_shard(&self, shards: usize, n: usize) -> Vec<Vec<String>> {
+        let mut client = self.client();
+        let mut keys = vec![Vec::new(); shards];
+        for at in 0.. {
+            if keys.iter().all(|keys| keys.len() >= n) {
+                break;
+            }
+            let key = format!("key:{at}");
+            let place = client.call(&["RINGWAY", "LOCATE", &key]);
+            let name = place.elements()[0].field("shard").unwrap_or_else(|| panic!("{place:?}")).text();
+            let shard = (0..shards).position(|at| Self::shard_name(at) == name).unwrap();
+            if keys[shard].len() < n {
+                keys[shard].push(key);
+            }
+        }
+        keys
+    }
+
+    /// The sum of a metric's samples on the admin port.
+    pub fn metric(&self, name: &str) -> f64 {
+        let mut stream = std::net::TcpStream::connect(self.admin()).unwrap();
+        let mut page = String::new();
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        stream.read_to_string(&mut page).unwrap();
+        let samples = page.lines().filter(|line| line.split(['{', ' ']).next() == Some(name));
+        let values = samples.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).collect::<Vec<_>>();
+        assert!(!values.is_empty(), "no {name} in\n{page}");
+        values.iter().sum()
     }
 
     /// The admin port's address; waits for its line in the log.
@@ -141,6 +174,12 @@ impl ProxyOptions {
         self
     }
 
+    /// Other places to listen at; one of them on TCP.
+    pub fn listen(mut self, addresses: &[&str]) -> Self {
+        self.listen = addresses.iter().map(|&address| address.to_owned()).collect();
+        self
+    }
+
     /// A line of `[timeouts]`: `.timeout("request", "500ms")`.
     pub fn timeout(mut self, name: &str, time: &str) -> Self {
         self.timeouts.push((name.to_owned(), time.to_owned()));
@@ -162,7 +201,7 @@ impl ProxyOptions {
 
     /// The configuration file's text.
     fn toml(&self) -> String {
-        let mut toml = format!("[proxy]\nlisten = [\"127.0.0.1:0\"]\nthreads = {}\n\n", self.threads);
+        let mut toml = format!("[proxy]\nlisten = {:?}\nthreads = {}\n\n", self.listen, self.threads);
         toml.push_str("[admin]\nlisten = \"127.0.0.1:0\"\n\n");
         for (name, address) in &self.backends {
             let _ = writeln!(toml, "[[backend]]\nname = \"{name}\"\naddress = \"{address}\"\n");

@@ -66,6 +66,11 @@ impl Engine {
         }
     }
 
+    /// Whether the client's next request waits for the pause's end.
+    pub(in crate::engine) fn is_held(&self, id: u32) -> bool {
+        self.pause.is_some() && self.held.iter().any(|held| *held == (id, self.clients[id as usize].generation))
+    }
+
     /// While there is a pause: what becomes of a request that it concerns; None: carry on.
     #[cold]
     pub(in crate::engine) fn held_back(&mut self, id: u32, row: &Command) -> Option<Flow> {
@@ -129,7 +134,7 @@ impl Engine {
     fn blocked_conn(&self, number: i64) -> u32 {
         let client = self.clients.iter().find(|(_, client)| client.about.id as i64 == number);
         // WAIT is on every shard at once: no single one can end it.
-        let every = |last: CommandId| matches!(named(last), Some(row) if matches!(row.route, Route::Every(_)));
+        let every = |last: CommandId| last != NO_COMMAND && matches!(crate::command::row(last).route, Route::Every(_));
         let client = client.map(|(_, client)| client).filter(|client| !every(client.last));
         client.and_then(|client| client.session.as_ref()).map_or(NONE, |session| session.blocked)
     }
@@ -140,12 +145,7 @@ impl Engine {
         let Use::Lease { client, .. } = lease.purpose else { return };
         let tags: Vec<_> = lease.fifo.iter().filter(|tag| tag.client == client).copied().collect();
         let Some(waiting) = self.clients.get(client as usize) else { return };
-        let name = named(waiting.last).map_or("", |row| row.name);
-        let nil: &[u8] = match (waiting.proto, name) {
-            (Proto::Resp3, _) => b"_\r\n",
-            (Proto::Resp2, "blmove" | "brpoplpush") => b"$-1\r\n",
-            (Proto::Resp2, _) => b"*-1\r\n",
-        };
+        let nil: &[u8] = if waiting.proto == Proto::Resp3 { b"_\r\n" } else { b"*-1\r\n" };
         let reply: &[u8] = if error { b"-UNBLOCKED client unblocked via CLIENT UNBLOCK\r\n" } else { nil };
         let watches = self.watched_conn(client) == conn;
         if watches {
@@ -156,11 +156,6 @@ impl Engine {
             self.complete(tag, super::super::client::Answer::Copied(reply));
         }
     }
-}
-
-/// The row of a client's latest command, if it has one: a module's has none.
-fn named(last: CommandId) -> Option<&'static Command> {
-    (last != NO_COMMAND).then(|| crate::command::row(last))
 }
 
 fn wrong_use(subcommand: &str) -> Vec<u8> {

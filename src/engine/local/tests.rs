@@ -406,7 +406,7 @@ fn a_blocked_client_is_unblocked_by_its_server() {
 fn a_wait_that_has_not_begun_is_given_up_here() {
     for (line, unblock, reply) in [
         ("BLPOP q 0", "CLIENT UNBLOCK 2", "*-1\r\n"),
-        ("BLMOVE {q} {q}x LEFT LEFT 0", "CLIENT UNBLOCK 2 TIMEOUT", "$-1\r\n"),
+        ("BLMOVE {q} {q}x LEFT LEFT 0", "CLIENT UNBLOCK 2 TIMEOUT", "*-1\r\n"),
         ("BLPOP q 0", "CLIENT UNBLOCK 2 ERROR", "-UNBLOCKED client unblocked via CLIENT UNBLOCK\r\n"),
     ] {
         let mut bench = Bench::new(options());
