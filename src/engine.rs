@@ -323,7 +323,7 @@ impl Engine {
         client.out.retire(&mut self.pool);
         if let Some(session) = client.session.take() {
             self.end_subscriptions(id, &session);
-            self.end_session(&session);
+            self.end_session(id, &session);
         }
     }
 
@@ -333,14 +333,19 @@ impl Engine {
         if !self.clients.contains(id as usize) {
             return;
         }
-        let held = self.is_held(id);
+        let (held, blocked) = (self.is_held(id), self.is_blocked(id));
         let Some(client) = self.clients.get_mut(id as usize) else { return };
         if client.end == End::Open {
             client.end = End::HalfClosed;
         }
-        let blocked = client.session.as_ref().is_some_and(|session| session.blocked != NONE);
-        if blocked || held || client.is_finished() {
-            self.orders.push_back(Order::CloseClient { client: id });
+        match client.end {
+            End::HalfClosed if held => {
+                // Its request goes with it; what it was owed before is still written.
+                client.end = End::Closing;
+                self.close_if_finished(id);
+            }
+            End::HalfClosed if blocked => self.give_up_blocked(id),
+            _ => self.close_if_finished(id),
         }
     }
 
@@ -438,14 +443,7 @@ impl Engine {
     pub fn drain(&mut self) {
         let ids: Vec<u32> = self.clients.iter().map(|(id, _)| id as u32).collect();
         for id in ids {
-            let held = self.is_held(id);
-            let client = &mut self.clients[id as usize];
-            if held || client.session.as_ref().is_some_and(|session| session.blocked != NONE) {
-                self.orders.push_back(Order::CloseClient { client: id });
-            } else {
-                client.end = End::HalfClosed;
-                self.close_if_finished(id);
-            }
+            self.client_eof(id);
         }
     }
 

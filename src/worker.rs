@@ -87,12 +87,16 @@ struct ClientIo {
     task: AbortHandle,
     /// Its task, while the engine does not want more from it.
     resting: Option<Waker>,
+    /// It took nothing more: it stands in `full_clients`, once.
+    full: bool,
 }
 
 struct ConnIo {
     socket: Option<Socket>,
     task: AbortHandle,
     reader: Option<Waker>,
+    /// It took nothing more: it stands in `full_conns`, once.
+    full: bool,
 }
 
 /// Serves clients until told to stop, then until they are gone or the time for that is over.
@@ -161,7 +165,7 @@ impl Worker {
         let id = this.engine.client_open(arrival.about);
         let reader = Rc::clone(worker);
         let task = tokio::task::spawn_local(poll_fn(move |cx| reader.borrow_mut().read_client(id, cx))).abort_handle();
-        put(&mut this.clients, id, ClientIo { socket, task, resting: None });
+        put(&mut this.clients, id, ClientIo { socket, task, resting: None, full: false });
         this.after();
     }
 
@@ -247,6 +251,17 @@ impl Worker {
         }
         self.flushing = false;
         let (mut conns, mut clients) = (std::mem::take(&mut self.full_conns), std::mem::take(&mut self.full_clients));
+        // Each of these gets one more try; who is marked as well stands in the list a second time.
+        for id in &conns {
+            if let Some(Some(io)) = self.conns.get_mut(*id as usize) {
+                io.full = false;
+            }
+        }
+        for id in &clients {
+            if let Some(Some(io)) = self.clients.get_mut(*id as usize) {
+                io.full = false;
+            }
+        }
         self.engine.take_dirty(&mut conns, &mut clients);
         for id in conns.drain(..) {
             self.write_conn(id, cx);
@@ -266,7 +281,7 @@ impl Worker {
         loop {
             let Some(io) = self.conns.get_mut(id as usize).and_then(Option::as_mut) else { return };
             let (Some(socket), Some(out)) = (&mut io.socket, self.engine.conn_out(id)) else { return };
-            if out.is_empty() {
+            if out.is_empty() || io.full {
                 return;
             }
             match write(socket, out, cx) {
@@ -279,7 +294,10 @@ impl Worker {
                     self.wake_reader(id);
                     return;
                 }
-                Poll::Pending => return self.full_conns.push(id),
+                Poll::Pending => {
+                    io.full = true;
+                    return self.full_conns.push(id);
+                }
             }
         }
     }
@@ -288,7 +306,7 @@ impl Worker {
         loop {
             let Some(io) = self.clients.get_mut(id as usize).and_then(Option::as_mut) else { return };
             let Some(out) = self.engine.client_out(id) else { return };
-            if out.is_empty() {
+            if out.is_empty() || io.full {
                 return;
             }
             match write(&mut io.socket, out, cx) {
@@ -297,7 +315,10 @@ impl Worker {
                     self.engine.client_written(id, count);
                 }
                 Poll::Ready(Err(_)) => return self.close_client(id),
-                Poll::Pending => return self.full_clients.push(id),
+                Poll::Pending => {
+                    io.full = true;
+                    return self.full_clients.push(id);
+                }
             }
         }
     }
@@ -356,7 +377,7 @@ impl Worker {
         let endpoint: Endpoint = self.engine.topology().shard(shard).endpoint.clone();
         let name = self.engine.topology().shard(shard).name.clone();
         let task = tokio::task::spawn_local(connect::keep(me, conn, name, endpoint, self.patience));
-        put(&mut self.conns, conn, ConnIo { socket: None, task: task.abort_handle(), reader: None });
+        put(&mut self.conns, conn, ConnIo { socket: None, task: task.abort_handle(), reader: None, full: false });
     }
 
     fn wake_reader(&mut self, id: u32) {

@@ -2,7 +2,7 @@
 //! fell silent are given up, memory that a burst left behind is given back.
 
 use super::client::Answer;
-use super::conn::{ENGINE, NOBODY, Tag};
+use super::conn::{ENGINE, GREETING, NOBODY, Tag};
 use super::{Engine, Fault, Order, failure};
 use crate::metrics::BackendError;
 
@@ -22,7 +22,8 @@ impl Engine {
             let patience = |tag: &Tag| {
                 if tag.slow { self.options.script_timeout } else { self.options.request_timeout }
             };
-            for tag in &mut conn.fifo {
+            // The greeting stands before requests that are older than it.
+            for tag in conn.fifo.iter_mut().filter(|tag| tag.client != GREETING) {
                 let waited = self.now.saturating_sub(tag.at);
                 if waited < self.options.request_timeout {
                     break;

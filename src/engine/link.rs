@@ -80,6 +80,8 @@ impl Engine {
             if hub {
                 self.hub_up(shard);
             }
+            // Whoever took it may have let go of it before it was connected.
+            self.lease_answered(id);
         }
     }
 

@@ -165,6 +165,9 @@ impl Out {
         if self.len == 0 {
             self.head = 0;
             self.tail.clear();
+        } else if self.head > KEPT_BYTES_MAX && self.head * 2 > self.tail.len() {
+            // A socket that is never quite done would keep all that it ever wrote.
+            self.tail.drain(..mem::take(&mut self.head));
         }
     }
 
@@ -236,6 +239,18 @@ mod tests {
             assert_eq!(drained(&mut out, step), expected, "step {step}");
             assert_eq!(out.taken(), out.end());
         }
+    }
+
+    #[test]
+    fn what_is_written_is_not_kept() {
+        let mut out = Out::default();
+        out.push(&[0; 1000]);
+        for round in 0..10_000_u32 {
+            out.push(&[round as u8; 1000]);
+            assert_eq!(out.single().map(|bytes| bytes[0]), Some(round.saturating_sub(1) as u8));
+            out.advance(1000);
+        }
+        assert!(out.tail.len() <= 2 * KEPT_BYTES_MAX, "{} bytes for 1000", out.tail.len());
     }
 
     #[test]

@@ -57,8 +57,11 @@ impl Engine {
                     let Ok(Scanned::Frame { len }) = ReplyScanner::default().scan(inbox.bytes()) else { break };
                     let answer = Answer::Owned(inbox.take(len));
                     self.reply(id, answer);
-                    // The reply may have been the last that anybody wanted of this connection.
-                    if inbox.is_empty() || !self.conns.contains(id as usize) {
+                    // What follows on a connection that is over is nobody's, and no other's either.
+                    if !self.conns.get(id as usize).is_some_and(Conn::is_linked) {
+                        return;
+                    }
+                    if inbox.is_empty() {
                         break;
                     }
                 }

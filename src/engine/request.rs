@@ -76,6 +76,8 @@ impl Engine {
     /// `count` bytes of a large request were received where [`client_direct`](Self::client_direct) said.
     pub fn client_filled(&mut self, id: u32, count: usize) {
         self.metrics.bytes_in.add(count as u64);
+        let Some(client) = self.clients.get_mut(id as usize) else { return };
+        client.about.active = self.now;
         self.unbox(id);
     }
 
@@ -266,11 +268,7 @@ impl Engine {
     /// Sends the request to one shard as it is.
     #[inline(always)]
     pub(super) fn forward(&mut self, id: u32, shard: ShardId, request: &Request<'_>) -> Flow {
-        let client = &self.clients[id as usize];
-        let conn = match &client.session {
-            None => self.shared(shard, client.proto, client.db),
-            Some(_) => self.conn_in_session(id, shard),
-        };
+        let conn = self.conn_to(id, shard);
         if conn == NONE {
             return self.answer_down(id, shard, request.row.class());
         }
@@ -282,6 +280,17 @@ impl Engine {
         let generation = client.generation;
         self.queue_on(conn, id, generation, seq, 0, request);
         Flow::Taken
+    }
+
+    /// The connection on which the client's requests to `shard` travel, all of them, so that they keep
+    /// their order: the lease that watches keys there, or the shared one. [`NONE`]: not connected.
+    #[inline(always)]
+    pub(super) fn conn_to(&mut self, id: u32, shard: ShardId) -> u32 {
+        let client = &self.clients[id as usize];
+        match &client.session {
+            None => self.shared(shard, client.proto, client.db),
+            Some(_) => self.conn_in_session(id, shard),
+        }
     }
 
     /// Queues the request's bytes on a connection; the reply is part `part` of the client's slot `seq`.
@@ -336,8 +345,7 @@ impl Engine {
             owners.push(part as u16);
         }
         for part in &mut parts {
-            let client = &self.clients[id as usize];
-            part.1 = self.shared(part.0, client.proto, client.db);
+            part.1 = self.conn_to(id, part.0);
             if part.1 == NONE {
                 return self.answer_down(id, part.0, request.row.class());
             }
@@ -404,8 +412,7 @@ impl Engine {
         let mut conns = Vec::with_capacity(self.shards.len());
         for index in 0..self.shards.len() {
             let shard = ShardId(index as u16);
-            let client = &self.clients[id as usize];
-            let conn = self.shared(shard, client.proto, client.db);
+            let conn = self.conn_to(id, shard);
             if conn == NONE {
                 return Err(self.answer_down(id, shard, request.row.class()));
             }
@@ -425,8 +432,7 @@ impl Engine {
         let (Some(cursor), Some(place)) = (cursor, place.filter(|place| *place < order.len())) else {
             return self.answer_error(id, "ERR invalid cursor");
         };
-        let client = &self.clients[id as usize];
-        let conn = self.shared(order[place], client.proto, client.db);
+        let conn = self.conn_to(id, order[place]);
         if conn == NONE {
             return self.answer_down(id, order[place], request.row.class());
         }

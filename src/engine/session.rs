@@ -5,8 +5,8 @@
 //! holds and gives back clean. Before and after what runs on a lease the client's replies are all
 //! awaited, so its requests keep their order over both connections.
 
-use super::client::{Client, Park, State};
-use super::conn::{ENGINE, Link, NOBODY, Use};
+use super::client::{Client, End, Park, State};
+use super::conn::{Conn, ENGINE, Link, NOBODY, Use};
 use super::merge::{EXEC_QUEUED, EXEC_RESULT, Exec, Kind, Merge};
 use super::pubsub::Subscriptions;
 use super::request::{Flow, Request};
@@ -46,6 +46,13 @@ impl Default for Session {
 }
 
 impl Session {
+    /// The lease that watches keys is gone: EXEC will say so.
+    pub(super) fn lose_watch(&mut self) {
+        if let Some(watch) = &mut self.watch {
+            watch.conn = NONE;
+        }
+    }
+
     /// Nothing in it differs from having none.
     fn is_plain(&self) -> bool {
         self.authenticated
@@ -114,6 +121,10 @@ impl Engine {
         }
         if session.skip {
             session.skip = false;
+            if request.row.route == Route::Local(Local::ClientReply) && session.multi.is_none() {
+                // It has no reply of its own, or one that is given all the same; what it says stays said.
+                return self.reply_after_skip(id, request);
+            }
             client.mute = true;
             // The request itself is carried out; only its reply is not given.
             let args = request.args;
@@ -135,6 +146,18 @@ impl Engine {
             }
             _ => Some(self.queue(id, request)),
         }
+    }
+
+    /// CLIENT REPLY right behind CLIENT REPLY SKIP.
+    fn reply_after_skip(&mut self, id: u32, request: &Request<'_>) -> Option<Flow> {
+        let args = request.args;
+        if args.is(2, "on") || args.is(2, "off") || args.is(2, "skip") {
+            self.drop_plain_session(id);
+            return None;
+        }
+        // The error of a wrong one is what is skipped.
+        self.clients[id as usize].mute = true;
+        Some(self.unmuted(id, request, args))
     }
 
     /// Carries out one request without a reply.
@@ -465,7 +488,15 @@ impl Engine {
         let seq = client.open(State::Wait, Class::Session, self.now);
         self.send(conn, id, seq, 0, request);
         self.conns[conn as usize].patient = true;
+        self.end_if_half_closed(id);
         Flow::Taken
+    }
+
+    /// A blocking command of a client that half-closed before it was looked at.
+    fn end_if_half_closed(&mut self, id: u32) {
+        if self.clients[id as usize].end == End::HalfClosed {
+            self.give_up_blocked(id);
+        }
     }
 
     /// WAIT, SCRIPT KILL, FUNCTION KILL: one lease per shard, apart from everybody's requests.
@@ -490,6 +521,7 @@ impl Engine {
         let merge = Merge::new(Kind::Every { every, args }, count, false);
         let client = &mut self.clients[id as usize];
         client.exclusive = true;
+        client.session_mut().blocked = conns.first().copied().unwrap_or(NONE);
         let seq = client.open(State::Merge(Box::new(merge)), Class::Every, self.now);
         for (part, conn) in conns.into_iter().enumerate() {
             if every == Every::Wait {
@@ -500,6 +532,7 @@ impl Engine {
             self.send(conn, id, seq, part as u16, request);
             self.conns[conn as usize].patient = true;
         }
+        self.end_if_half_closed(id);
         Flow::Taken
     }
 
@@ -535,14 +568,17 @@ impl Engine {
     /// A lease has answered everything: whoever does not keep it gives it back.
     pub(super) fn lease_answered(&mut self, conn: u32) {
         let Some(state) = self.conns.get_mut(conn as usize) else { return };
+        if !state.fifo.is_empty() {
+            return;
+        }
+        // What blocked is answered, also when the lease is kept for keys that are watched.
+        state.patient = false;
         if let Use::Lease { client, keep: false } = state.purpose
             && client < ENGINE
-            && state.fifo.is_empty()
         {
             if state.tainted {
                 return self.close_lease(conn);
             }
-            state.patient = false;
             state.purpose = Use::Lease { client: NOBODY, keep: false };
             let shard = state.shard;
             self.shards[shard.0 as usize].idle.push(conn);
@@ -581,13 +617,40 @@ impl Engine {
     }
 
     /// The client goes: what it holds is not given to others.
-    pub(super) fn end_session(&mut self, session: &Session) {
-        let watched = session.watch.map_or(NONE, |watch| watch.conn);
-        for conn in [session.blocked, watched] {
-            if conn != NONE && self.conns.contains(conn as usize) {
-                self.close_lease(conn);
-            }
+    pub(super) fn end_session(&mut self, id: u32, session: &Session) {
+        if let Some(watch) = session.watch
+            && self.conns.contains(watch.conn as usize)
+        {
+            self.close_lease(watch.conn);
         }
+        if session.blocked != NONE {
+            self.close_waiting(id);
+        }
+    }
+
+    /// Closes the leases on which the client's command waits: WAIT has one on every shard.
+    fn close_waiting(&mut self, id: u32) {
+        let waits = |conn: &Conn| matches!(conn.purpose, Use::Lease { client, .. } if client == id);
+        let mine: Vec<u32> = self.conns.iter().filter(|(_, conn)| waits(conn)).map(|(conn, _)| conn as u32).collect();
+        mine.into_iter().for_each(|conn| self.close_lease(conn));
+    }
+
+    /// The client waits on a lease for what may never come.
+    pub(super) fn is_blocked(&self, id: u32) -> bool {
+        let session = self.clients.get(id as usize).and_then(|client| client.session.as_ref());
+        let lease = session.and_then(|session| self.conns.get(session.blocked as usize));
+        lease.is_some_and(|lease| lease.patient)
+    }
+
+    /// A client that sends nothing more waits on a server: nobody can tell whether it is still there,
+    /// so its command ends without an answer. What it was answered before is still written.
+    pub(super) fn give_up_blocked(&mut self, id: u32) {
+        let client = &mut self.clients[id as usize];
+        client.end = End::Closing;
+        let seq = client.next_seq().wrapping_sub(1);
+        client.session_mut().lose_watch();
+        self.close_waiting(id);
+        self.finish_with(id, seq, b"");
     }
 
     /// The lease that watches keys for the client, if there is one.

@@ -11,6 +11,8 @@ use crate::metrics::Metrics;
 use crate::resp::{Args, RequestScanner, Scan, request};
 use crate::topology::{Endpoint, Kind, Shard, Spec};
 
+mod ends;
+
 /// An engine over servers that say what the test says, and its clients.
 pub(super) struct Rig {
     pub(super) engine: Engine,

@@ -3,13 +3,13 @@
 //! A paused client is not refused anything: its next request stays where it was received, in order,
 //! and its socket is hardly read. The pause is this worker's.
 
-use super::super::client::{Park, State};
+use super::super::client::{NO_COMMAND, Park, State};
 use super::super::conn::{Link, Use};
 use super::super::request::{Flow, Request};
 
 use super::super::{Engine, NONE};
 use super::NO_INTEGER;
-use crate::command::{Class, Command, Flags, Route, Session as Verb};
+use crate::command::{Class, Command, CommandId, Flags, Route, Session as Verb};
 use crate::resp::{Args, Proto, Reply, integer};
 
 const NO_TIMEOUT: &str = "ERR timeout is not an integer or out of range";
@@ -133,8 +133,10 @@ impl Engine {
     /// The lease on which client `number` waits, or [`NONE`].
     fn blocked_conn(&self, number: i64) -> u32 {
         let client = self.clients.iter().find(|(_, client)| client.about.id as i64 == number);
-        let session = client.and_then(|(_, client)| client.session.as_ref());
-        session.map_or(NONE, |session| session.blocked)
+        // WAIT is on every shard at once: no single one can end it.
+        let every = |last: CommandId| last != NO_COMMAND && matches!(crate::command::row(last).route, Route::Every(_));
+        let client = client.map(|(_, client)| client).filter(|client| !every(client.last));
+        client.and_then(|client| client.session.as_ref()).map_or(NONE, |session| session.blocked)
     }
 
     /// Answers a command that waits for its lease to be connected, and closes the lease.
@@ -145,7 +147,11 @@ impl Engine {
         let Some(waiting) = self.clients.get(client as usize) else { return };
         let nil: &[u8] = if waiting.proto == Proto::Resp3 { b"_\r\n" } else { b"*-1\r\n" };
         let reply: &[u8] = if error { b"-UNBLOCKED client unblocked via CLIENT UNBLOCK\r\n" } else { nil };
-        self.lease_lost(conn);
+        let watches = self.watched_conn(client) == conn;
+        if watches {
+            self.clients[client as usize].session_mut().lose_watch();
+        }
+        self.close_lease(conn);
         for tag in tags {
             self.complete(tag, super::super::client::Answer::Copied(reply));
         }

@@ -20,8 +20,7 @@ impl Engine {
     pub(super) fn publish(&mut self, id: u32, kind: Kind, request: &Request<'_>) -> Flow {
         let channel = request.args.at(1);
         let shard = self.topology.shard_of(channel);
-        let client = &self.clients[id as usize];
-        let conn = self.shared(shard, client.proto, client.db);
+        let conn = self.conn_to(id, shard);
         let client = &self.clients[id as usize];
         if !client.slots.is_empty() && client.published != (conn, client.next_seq()) {
             return Flow::Parked(Park::Empty);

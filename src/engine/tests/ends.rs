@@ -1,0 +1,134 @@
+//! Ends in the middle of something: clients that leave while they wait, servers that speak unasked.
+
+use super::super::client::End;
+use super::*;
+
+const SECOND: u64 = 1_000_000;
+
+#[test]
+fn a_wait_ends_with_its_client() {
+    let mut rig = Rig::of(2);
+    for _ in 0..5 {
+        let client = rig.client();
+        rig.send(client, "WAIT 1 0");
+        assert_eq!(rig.asked(1).last().map(String::as_str), Some("WAIT 1 0"));
+        rig.engine.client_gone(client);
+    }
+    rig.settle();
+    // There are four leases at most; none is held any more.
+    for _ in 0..4 {
+        let client = rig.client();
+        rig.send(client, "WATCH k");
+        assert_eq!(rig.got(client), "");
+    }
+    let client = rig.client();
+    rig.send(client, "WATCH k");
+    assert!(rig.got(client).contains("no free connection"));
+}
+
+/// What a client gets that asks, half-closes, and only then has `line` looked at.
+fn check_half_closed(line: &str) {
+    let mut rig = Rig::of(1);
+    let client = rig.client();
+    rig.send(client, "GET a");
+    rig.send(client, line);
+    rig.engine.client_eof(client);
+    rig.tell(0, "$1\r\nx\r\n");
+    assert_eq!(rig.engine.clients[client as usize].end, End::Closing, "{line}: it does not wait");
+    assert_eq!(rig.got(client), "$1\r\nx\r\n", "{line}: what it asked before is answered");
+    assert_eq!(rig.engine.clients_left(), 0, "{line}");
+    assert_eq!(rig.engine.shards[0].leases, 0, "{line}");
+}
+
+#[test]
+fn a_client_that_half_closes_does_not_block() {
+    check_half_closed("BLPOP q 0");
+    check_half_closed("WAIT 1 0");
+    // Blocked already: what was answered and not written yet is not lost.
+    let mut rig = Rig::of(1);
+    let client = rig.client();
+    rig.send(client, "PING");
+    rig.send(client, "BLPOP q 0");
+    rig.engine.client_eof(client);
+    rig.settle();
+    assert_eq!(rig.got(client), "+PONG\r\n");
+    assert_eq!((rig.engine.clients_left(), rig.engine.shards[0].leases), (0, 0));
+}
+
+#[test]
+fn an_admin_who_half_closes_gets_his_answer() {
+    let mut rig = Rig::with(1, Options { admin: true, ..options(1) });
+    let client = rig.engine.client_open(About { trusted: true, ..About::default() });
+    rig.send(client, "RINGWAY SHARD a DBSIZE");
+    rig.engine.client_eof(client);
+    rig.tell(0, ":3\r\n");
+    assert_eq!(rig.got(client), ":3\r\n");
+    assert_eq!((rig.engine.clients_left(), rig.engine.shards[0].leases), (0, 0));
+}
+
+#[test]
+fn a_lease_is_patient_only_while_it_blocks() {
+    let mut rig = Rig::of(1);
+    let client = rig.client();
+    for (line, reply) in [("WATCH k", "+OK\r\n"), ("BLPOP k 0", "*-1\r\n")] {
+        rig.send(client, line);
+        rig.tell(0, reply);
+        assert_eq!(rig.got(client), reply);
+    }
+    rig.send(client, "GET k");
+    rig.engine.set_now(6 * SECOND);
+    rig.engine.tick();
+    assert!(rig.got(client).starts_with("-SHARDTIMEOUT "));
+}
+
+#[test]
+fn what_follows_an_unasked_reply_is_not_the_next_connections() {
+    let mut rig = Rig::of(1);
+    let (conn, shard) = rig.linked[0];
+    let large = [b"$20000\r\n".to_vec(), vec![b'x'; 20_000], b"\r\n+half a".to_vec()].concat();
+    rig.engine.conn_bytes(conn, &large[..100]);
+    rig.engine.conn_bytes(conn, &large[100..]);
+    rig.engine.conn_connected(conn);
+    assert_eq!(rig.engine.conns[conn as usize].shard, shard);
+    let client = rig.client();
+    rig.send(client, "GET a");
+    rig.tell(0, "$1\r\nx\r\n");
+    assert_eq!(rig.got(client), "$1\r\nx\r\n");
+}
+
+#[test]
+fn who_uploads_is_not_idle() {
+    let mut rig = Rig::with(1, Options { client_idle: SECOND, ..options(1) });
+    let client = rig.client();
+    rig.engine.client_bytes(client, b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$100000\r\n");
+    for second in 1..5 {
+        rig.engine.set_now(second * SECOND - 1);
+        {
+            let mut buf = rig.engine.client_direct(client).expect("a large request is under way");
+            bytes::BufMut::put_slice(&mut buf, &[b'x'; 1000]);
+        }
+        rig.engine.client_filled(client, 1000);
+        rig.engine.tick();
+        rig.settle();
+        assert_eq!(rig.engine.clients_left(), 1);
+    }
+    rig.engine.set_now(9 * SECOND);
+    rig.engine.tick();
+    rig.settle();
+    assert_eq!(rig.engine.clients_left(), 0);
+}
+
+#[test]
+fn old_requests_behind_a_mute_greeting_are_answered() {
+    let mut rig = Rig::of(1);
+    let (conn, _) = rig.linked[0];
+    rig.engine.conn_lost(conn, Fault::Lost, "it broke");
+    rig.linked.clear();
+    let client = rig.client();
+    rig.send(client, "GET a");
+    rig.engine.set_now(4 * SECOND);
+    rig.engine.conn_connected(conn);
+    rig.engine.set_now(6 * SECOND);
+    rig.engine.tick();
+    assert!(rig.got(client).starts_with("-SHARDTIMEOUT "));
+}
