@@ -101,8 +101,8 @@ impl World {
         let map = Arc::new(Topology::build(&spec, 1).unwrap());
         let metrics = Metrics::new(labels(&map), 1).unwrap().worker(0);
         // Every other seed has limits in which nearly nothing fits.
-        let tiny = seed % 2 == 0;
-        let leases_max = if seed % 3 == 0 { 2 } else { 5 };
+        let tiny = seed.is_multiple_of(2);
+        let leases_max = if seed.is_multiple_of(3) { 2 } else { 5 };
         let options = Options {
             client_inflight_max: if tiny { 4 } else { 64 },
             client_output_bytes_max: if tiny { 1024 } else { 64 * 1024 },

@@ -215,7 +215,8 @@ impl Server {
             tokens.iter().for_each(|token| record(*token, &reply));
             return reply;
         }
-        let reply = match name {
+
+        match name {
             "SELECT" => {
                 self.db = String::from_utf8_lossy(&args[1]).parse().unwrap_or(99);
                 b"+OK\r\n".to_vec()
@@ -294,8 +295,7 @@ impl Server {
                 reply
             }
             _ => format!("-ERR a server does not know {name}\r\n").into_bytes(),
-        };
-        reply
+        }
     }
 
     /// A null, or a body of any size that starts with the token.
