@@ -240,7 +240,9 @@ impl Acceptor {
             return turn_away(arrival.socket).await;
         }
         let workers = self.metrics.workers().iter().zip(&self.queues);
-        if let Some((_, queue)) = workers.min_by_key(|(worker, _)| worker.clients.value())
+        // Those on their way count too: several may come before a worker wakes up.
+        let waiting = |queue: &mpsc::Sender<Arrival>| (queue.max_capacity() - queue.capacity()) as i64;
+        if let Some((_, queue)) = workers.min_by_key(|(worker, queue)| worker.clients.value() + waiting(queue))
             && queue.send(arrival).await.is_err()
         {
             self.metrics.control().refuse(Refusal::Draining);

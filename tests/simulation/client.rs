@@ -105,7 +105,7 @@ impl Client {
     }
 
     pub(crate) fn may_ask(&self) -> bool {
-        self.life == Life::Open && self.pending.len() < 40 && (self.pending.is_empty() || !self.barrier)
+        self.life == Life::Open && self.pending.len() < 40 && (!self.barrier || self.pending.is_empty())
     }
 
     /// Sends a few requests.

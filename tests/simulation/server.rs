@@ -215,6 +215,7 @@ impl Server {
             tokens.iter().for_each(|token| record(*token, &reply));
             return reply;
         }
+
         match name {
             "SELECT" => {
                 self.db = String::from_utf8_lossy(&args[1]).parse().unwrap_or(99);
