@@ -296,6 +296,16 @@ impl Engine {
         self.now = now;
     }
 
+    /// From now on keys live where this snapshot says. It speaks of the same shards in the same order;
+    /// one that does not is ignored, since connections are numbered by them.
+    pub fn set_topology(&mut self, topology: Arc<Topology>) {
+        let names =
+            |topology: &Topology| -> Vec<String> { topology.shards().iter().map(|shard| shard.name.clone()).collect() };
+        if names(&topology) == names(&self.topology) {
+            self.topology = topology;
+        }
+    }
+
     #[must_use]
     pub fn topology(&self) -> &Arc<Topology> {
         &self.topology

@@ -12,6 +12,7 @@ use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
+use arc_swap::ArcSwap;
 use socket2::{Domain, Protocol, Socket as RawSocket, Type};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, UnixListener};
@@ -56,13 +57,14 @@ async fn serve(config: &Config, threads: usize, topology: Arc<Topology>, metrics
     }
     let options = options(config, &topology, metrics.workers(), listeners.first().map_or(0, Listener::port));
     let (stop, stopped) = watch::channel(false);
+    let snapshot = Arc::new(ArcSwap::new(Arc::clone(&topology)));
     let mut workers = Vec::new();
     let mut queues = Vec::new();
     for index in 0..threads {
         let (queue, arrivals) = mpsc::channel(ARRIVALS_MAX);
         let setup = Setup {
             options: options.clone(),
-            topology: Arc::clone(&topology),
+            topology: Arc::clone(&snapshot),
             metrics: metrics.worker(index),
             patience: Patience {
                 connect: config.timeouts.connect,

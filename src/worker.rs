@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use arc_swap::{ArcSwap, Cache};
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tracing::{info, warn};
@@ -54,7 +55,8 @@ pub enum Accepted {
 #[derive(Debug)]
 pub struct Setup {
     pub options: Options,
-    pub topology: Arc<Topology>,
+    /// The current snapshot; a new one is seen at the next wake-up.
+    pub topology: Arc<ArcSwap<Topology>>,
     pub metrics: Arc<WorkerMetrics>,
     pub patience: Patience,
     pub drain_timeout: Duration,
@@ -65,6 +67,7 @@ pub struct Setup {
 
 struct Worker {
     engine: Engine,
+    topology: Cache<Arc<ArcSwap<Topology>>, Arc<Topology>>,
     /// By the engine's numbers.
     clients: Vec<Option<ClientIo>>,
     conns: Vec<Option<ConnIo>>,
@@ -104,7 +107,8 @@ pub async fn run(setup: Setup) {
     let Setup { options, topology, metrics, patience, drain_timeout, mut arrivals, mut stop } = setup;
     let worker = Rc::new_cyclic(|me| {
         RefCell::new(Worker {
-            engine: Engine::new(options, topology, metrics),
+            engine: Engine::new(options, topology.load_full(), metrics),
+            topology: Cache::new(topology),
             clients: Vec::new(),
             conns: Vec::new(),
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
@@ -173,6 +177,10 @@ impl Worker {
         if self.stale {
             self.stale = false;
             self.engine.set_now(self.start.elapsed().as_micros() as u64);
+            let current = self.topology.load();
+            if !Arc::ptr_eq(current, self.engine.topology()) {
+                self.engine.set_topology(Arc::clone(current));
+            }
         }
     }
 

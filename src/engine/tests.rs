@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use super::*;
 use crate::metrics::Metrics;
 use crate::resp::{Args, RequestScanner, Scan, request};
-use crate::topology::{Endpoint, Kind, Shard, Spec};
+use crate::topology::{Colocate, Endpoint, Kind, Shard, Spec};
 
 mod ends;
 
@@ -196,6 +196,33 @@ fn check(line: &str, replies: &[&str], expected: &str) {
     rig.send(client, line);
     rig.tell_all(replies);
     assert_eq!(rig.got(client), expected, "{line}");
+}
+
+/// A topology of `count` shards on which every key without a tag is at shard `at`.
+fn pinned(count: usize, at: usize) -> Arc<Topology> {
+    let shard = |index: usize| Shard {
+        name: char::from(b'a' + index as u8).to_string(),
+        endpoint: Endpoint::Tcp { host: "10.0.0.1".to_owned(), port: 7001 + index as u16 },
+        weight: 1,
+    };
+    let rule = Colocate { pattern: "*".to_owned(), shard: Some(shard(at).name) };
+    let shards = (0..count).map(shard).collect();
+    Arc::new(Topology::build(&Spec { shards, home: None, kind: Kind::Slots, colocate: vec![rule] }, 2).unwrap())
+}
+
+#[test]
+fn a_new_topology_counts_from_the_next_request_on() {
+    let mut rig = Rig::of(3);
+    let client = rig.client();
+    for at in [2, 0, 1] {
+        rig.engine.set_topology(pinned(3, at));
+        rig.send(client, "GET k");
+        assert_eq!(rig.asked(at), ["GET k"]);
+        rig.tell(at, "$1\r\nv\r\n");
+        assert_eq!(rig.got(client), "$1\r\nv\r\n");
+    }
+    rig.engine.set_topology(pinned(2, 0));
+    assert_eq!(rig.engine.topology().shards().len(), 3, "other shards than those that are connected");
 }
 
 #[test]
