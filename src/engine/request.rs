@@ -240,13 +240,17 @@ impl Engine {
         {
             return flow;
         }
+        // Before the session, which would put it into a transaction.
+        if !self.options.deny.is_empty()
+            && self.options.deny.contains(&command)
+            && self.clients[id as usize].is_authenticated()
+        {
+            return self.deny(id, &request);
+        }
         if self.clients[id as usize].session.is_some()
             && let Some(flow) = self.in_session(id, &request)
         {
             return flow;
-        }
-        if !self.options.deny.is_empty() && self.options.deny.contains(&command) {
-            return self.deny(id, &request);
         }
         let rules = Rules { keyless_scripts: self.options.keyless_scripts };
         let mut keys = mem::take(&mut self.keys);

@@ -226,6 +226,22 @@ fn a_new_topology_counts_from_the_next_request_on() {
 }
 
 #[test]
+fn a_denied_command_does_not_run_in_a_transaction_either() {
+    let deny = vec![crate::command::lookup(b"keys").unwrap()];
+    let mut rig = Rig::with(1, Options { deny, ..options(1) });
+    let client = rig.client();
+    let denied = "-NOPERM the command 'keys' is denied by [commands] deny\r\n";
+    rig.send(client, "KEYS *");
+    assert_eq!(rig.got(client), denied);
+    for line in ["MULTI", "KEYS *", "EXEC"] {
+        rig.send(client, line);
+    }
+    let aborted = "-EXECABORT Transaction discarded because of previous errors.\r\n";
+    assert_eq!(rig.got(client), format!("+OK\r\n{denied}{aborted}"));
+    assert!(rig.asked(0).is_empty());
+}
+
+#[test]
 fn all_shards_answer_as_one() {
     check("DBSIZE", &[":1\r\n", ":2\r\n", ":4\r\n"], ":7\r\n");
     check("LASTSAVE", &[":5\r\n", ":2\r\n"], ":2\r\n");
