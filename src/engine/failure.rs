@@ -126,7 +126,7 @@ pub(super) fn not_executed<'a>(
     is_uncertain: impl Fn(&[u8]) -> bool,
 ) -> Vec<u8> {
     let Some((unknown, reply)) = said.clone().find(|(_, reply)| is_uncertain(reply)) else {
-        return said.clone().next().map_or_else(Vec::new, |(_, reply)| reply.to_vec());
+        return said.into_iter().next().map_or_else(Vec::new, |(_, reply)| reply.to_vec());
     };
     let others = said.filter(|(shard, _)| shard.name != unknown.name).map(answered);
     let all: Vec<String> = [String::from_utf8_lossy(reply).trim_end().to_owned()].into_iter().chain(others).collect();

@@ -270,7 +270,7 @@ impl Engine {
         }
         let said = parties.iter().zip(&results).map(|(party, result)| (self.topology.shard(party.shard), &result[..]));
         let text = match () {
-            () if results.iter().any(|result| ran(result)) => failure::partly_executed(said, |result| ran(result)),
+            () if results.iter().any(|result| ran(result)) => failure::partly_executed(said, ran),
             () => failure::not_executed(said, is_uncertain),
         };
         self.conclude(id, seq, &text);
