@@ -263,8 +263,10 @@ impl Engine {
         if self.must_finish_watch(id) {
             return Flow::Parked(Park::Empty);
         }
+        // It may have waited for leases, and lost the one that watches keys meanwhile.
+        self.leave_queue(id);
         if let Some(session) = &mut self.clients[id as usize].session {
-            session.multi = None;
+            (session.multi, session.late) = (None, false);
         }
         self.forget_watch(id);
         self.drop_plain_session(id);

@@ -401,7 +401,8 @@ impl Engine {
         }
     }
 
-    fn leave_queue(&mut self, id: u32) {
+    /// The client does not wait for leases, or not any more.
+    pub(super) fn leave_queue(&mut self, id: u32) {
         let before = self.transactions.len();
         self.transactions.retain(|queued| queued.client != id);
         if self.transactions.len() < before {
@@ -415,7 +416,10 @@ impl Engine {
         let late = |first: &Queued| now.saturating_sub(first.since) >= patience;
         while let Some(first) = self.transactions.front().copied().filter(late) {
             self.transactions.pop_front();
-            self.clients[first.client as usize].session_mut().late = true;
+            let client = self.clients.get_mut(first.client as usize);
+            if let Some(client) = client.filter(|client| client.generation == first.generation) {
+                client.session_mut().late = true;
+            }
             self.resume.push((first.client, first.generation));
             self.wake_transaction();
         }
