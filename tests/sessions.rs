@@ -240,7 +240,8 @@ fn a_whole_transaction_can_be_pipelined() {
 
 #[test]
 fn keys_on_several_shards_are_refused_and_the_transaction_with_them() {
-    let proxy = proxy();
+    let shards = shards(3);
+    let proxy = Proxy::over(&shards).extra("[commands]\ncross_shard_transactions = \"refuse\"").start();
     let keys = proxy.keys_by_shard(3, 2);
     let (a, b) = (&keys[0][0], &keys[1][0]);
     let mut client = proxy.client();

@@ -199,6 +199,7 @@ fn limits(config: &Config) -> Checked {
     range(field("client_inflight_max"), limits.client_inflight_max, 1, 65_536)?;
     range(field("backend_inflight_max"), limits.backend_inflight_max, 1, 1_000_000)?;
     range(field("leases_max"), limits.leases_max, 1, 10_000)?;
+    range(field("transaction_leases_max"), limits.transaction_leases_max, 1, 10_000)?;
     const KIB: u64 = 1 << 10;
     // Redis' own limits end here, and sizes of a request are kept in 32 bits.
     const MOST: u64 = u32::MAX as u64;

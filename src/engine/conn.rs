@@ -13,6 +13,8 @@ pub(super) const NOBODY: u32 = u32::MAX;
 pub(super) const GREETING: u32 = u32::MAX - 1;
 /// Replies to the engine's own questions; the tag's `seq` says which one.
 pub(super) const ENGINE: u32 = u32::MAX - 2;
+/// Stands for the client on a lease whose transaction is carried through whatever becomes of the client.
+pub(super) const TRANSACTION: u32 = u32::MAX - 3;
 
 /// Whose reply comes next.
 #[derive(Clone, Copy, Debug)]
@@ -36,8 +38,20 @@ pub(super) enum Use {
     Shared,
     /// Held by one client, or idle when `client` is [`NOBODY`].
     Lease { client: u32, keep: bool },
+    /// One shard's part of transactions over several shards.
+    Party(Hold),
     /// Subscriptions of all clients of this worker.
     Hub,
+}
+
+/// Who holds a connection that only transactions use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Hold {
+    Nobody,
+    /// This client's transaction is prepared on it.
+    Client(u32),
+    /// Nobody any more, once it has answered everything.
+    Leaving,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -108,7 +108,8 @@ impl Engine {
         let sent = conn.out.taken();
         conn.trouble = trouble.to_owned();
         // A server that was there a moment ago gets one chance to be back at once.
-        conn.link = if was_up && !matches!(conn.purpose, Use::Lease { .. }) { Link::Connecting } else { Link::Down };
+        let ends = matches!(conn.purpose, Use::Lease { .. } | Use::Party(_));
+        conn.link = if was_up && !ends { Link::Connecting } else { Link::Down };
         conn.patient = false;
         conn.out.clear();
         conn.greeting.clear();
@@ -133,6 +134,7 @@ impl Engine {
         match conn.purpose {
             Use::Shared => {}
             Use::Lease { .. } => self.lease_lost(id),
+            Use::Party(_) => self.reserve_lost(id),
             Use::Hub => self.hub_lost(conn.shard),
         }
     }

@@ -47,6 +47,10 @@ impl Ledger {
         self.issued.get(&token).map(|issued| issued.client)
     }
 
+    pub(crate) fn shard_of(&self, token: u64) -> Option<usize> {
+        self.issued.get(&token).and_then(|issued| issued.shard)
+    }
+
     /// A server ran `token`, over a connection of this kind, and says `reply`.
     pub(crate) fn execute(&mut self, token: u64, shard: usize, resp3: bool, db: u32, reply: &[u8]) {
         let Some(issued) = self.issued.get(&token).copied() else {
