@@ -649,7 +649,7 @@ fn transfers(
                     let replies = client.replies(lines.len());
                     let done = replies.last().unwrap();
                     assert!(!done.is_error(), "{done:?}");
-                    if done.is_null() { &lost } else { &moved }.fetch_add(1, Ordering::Relaxed);
+                    if done.is_null() { lost } else { moved }.fetch_add(1, Ordering::Relaxed);
                 }
             });
         }
