@@ -527,6 +527,7 @@ impl World {
                         self.unplug(conn);
                     }
                     Order::CloseClient { client } => self.close(client),
+                    Order::Alarm { .. } => {}
                     Order::DropClient { client } => self.ledger.blame(format!("client {client} was dropped")),
                 }
             }

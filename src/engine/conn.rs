@@ -13,6 +13,9 @@ pub(super) const NOBODY: u32 = u32::MAX;
 pub(super) const GREETING: u32 = u32::MAX - 1;
 /// Replies to the engine's own questions; the tag's `seq` says which one.
 pub(super) const ENGINE: u32 = u32::MAX - 2;
+/// Replies to what is asked for clients that wait; the tag's `seq` says what it was. The lowest of
+/// these: whatever is below is a client.
+pub(super) const WAITER: u32 = u32::MAX - 3;
 
 /// Whose reply comes next.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +41,8 @@ pub(super) enum Use {
     Lease { client: u32, keep: bool },
     /// Subscriptions of all clients of this worker.
     Hub,
+    /// Says which of the keys that clients wait for have changed.
+    Track,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
