@@ -67,6 +67,7 @@ struct Stats {
     refusals: u64,
     timeouts: u64,
     vanished: u64,
+    returned: u64,
     buffered_max: i64,
 }
 
@@ -153,6 +154,7 @@ impl World {
         if self.stats.buffered_max > BUFFERED_BYTES_MAX {
             self.ledger.blame(format!("{} bytes were buffered", self.stats.buffered_max));
         }
+        self.stats.returned = self.ledger.returned;
         (self.stats, self.ledger.wrong)
     }
 
