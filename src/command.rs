@@ -121,6 +121,10 @@ pub enum Split {
     Pairs,
     /// DEL, UNLINK, EXISTS, TOUCH: integers, summed.
     Sum,
+    /// XREAD, XREADGROUP: arrays or maps of streams, put back in the order of the keys.
+    Streams,
+    /// LMPOP, ZMPOP: one shard after the other in the order of the keys, until one has something.
+    First,
 }
 
 /// How the replies of all shards become one.
@@ -204,7 +208,7 @@ pub enum Session {
     Discard,
     Watch,
     Unwatch,
-    /// Blocks on the server while it waits (BLPOP, WAIT excluded); keys on one shard.
+    /// Waits until there is something (BLPOP; WAIT excluded).
     Block,
     Subscribe,
     Unsubscribe,

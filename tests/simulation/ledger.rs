@@ -27,6 +27,8 @@ pub(crate) struct Ledger {
     late: HashMap<u64, u64>,
     /// By client and shard: the latest token that ran.
     last: HashMap<(u64, usize), u64>,
+    /// Elements that were put back.
+    pub(crate) returned: u64,
     pub(crate) wrong: Vec<String>,
 }
 
@@ -73,6 +75,14 @@ impl Ledger {
             self.late.insert(token, *last);
         } else {
             *last = token;
+        }
+    }
+
+    /// What was taken for `token` is back: it is as if it had never been asked.
+    pub(crate) fn returned(&mut self, token: u64) {
+        self.returned += 1;
+        if self.executed.remove(&token).is_none() {
+            self.blame(format!("{token} was put back, and had not been taken"));
         }
     }
 
