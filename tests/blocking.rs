@@ -220,3 +220,169 @@ fn readers_of_streams_are_woken() {
     pair.same(groups, "XREADGROUP GROUP g c BLOCK 20 STREAMS A B > >", "PING");
     pair.same(groups, "XREADGROUP GROUP h c BLOCK 20 STREAMS A B > >", "");
 }
+
+/// Lines of CLIENT LIST at a server: who is connected there.
+fn connections(shards: &[Redis]) -> Vec<usize> {
+    shards.iter().map(|shard| say(&mut shard.client(), "CLIENT LIST").text().lines().count() - 1).collect()
+}
+
+/// Requests that the proxy sent to servers so far.
+fn requests_sent(proxy: &Proxy) -> f64 {
+    proxy.metric("ringway_backend_requests_total")
+}
+
+#[test]
+fn a_thousand_blocked_clients_cost_few_connections_and_no_requests() {
+    const CLIENTS: usize = 1000;
+    let shards = shards(3);
+    let proxy = Proxy::over(&shards).extra("[limits]\nleases_max = 20").start();
+    let keys = proxy.keys_by_shard(3, 1).concat();
+    let mut other = proxy.client();
+    let mut waiting: Vec<Client> = (0..CLIENTS).map(|_| proxy.client()).collect();
+    for (at, client) in waiting.iter_mut().enumerate() {
+        match at % 4 {
+            0 => send(client, &format!("BLPOP {} 0", keys[at % 3])),
+            1 => send(client, &format!("BRPOP own:{at} {} 0", keys[at % 3])),
+            _ => send(client, &format!("BLPOP {} 0", keys.join(" "))),
+        }
+    }
+    until_blocked(&mut other, CLIENTS);
+    for (at, count) in connections(&shards).into_iter().enumerate() {
+        assert!(count <= 20 + 4, "shard {at} has {count} connections for {CLIENTS} blocked clients");
+    }
+    // Let what is under way come to its end, then look at three seconds of nothing.
+    let quiet = || {
+        let before = requests_sent(&proxy);
+        support::interval(Duration::from_millis(1100));
+        requests_sent(&proxy) - before
+    };
+    until("the proxy is quiet", || quiet() < 30.0);
+    let idle: f64 = (0..3).map(|_| quiet()).sum();
+    println!("{CLIENTS} blocked clients: {idle} requests in three seconds");
+    assert!(idle < 60.0, "{idle} requests while nothing happened");
+    let before = requests_sent(&proxy);
+    for at in 0..CLIENTS {
+        say(&mut other, &format!("RPUSH {} e{at}", keys[at % 3]));
+    }
+    let mut got: Vec<String> = waiting.iter_mut().map(|client| client.reply().elements()[1].text()).collect();
+    let spent = requests_sent(&proxy) - before;
+    println!("{spent} requests for {CLIENTS} elements");
+    assert!(spent < CLIENTS as f64 * 12.0, "{spent} requests for {CLIENTS} elements");
+    got.sort();
+    got.dedup();
+    assert_eq!(got.len(), CLIENTS, "an element was lost or given twice");
+    until_blocked(&mut other, 0);
+    for key in &keys {
+        assert_eq!(say(&mut other, &format!("LLEN {key}")), Value::Int(0));
+    }
+}
+
+#[test]
+fn those_who_wait_are_served_in_their_order() {
+    let shards = shards(3);
+    let proxy = Proxy::over(&shards).start();
+    let keys = proxy.keys_by_shard(3, 1).concat();
+    let mut other = proxy.client();
+    // Alone on a connection, with others, alone again: whoever came first is first.
+    let lines = [format!("BLPOP {} 0", keys[0]), format!("BLPOP {} {} 0", keys[0], keys[1])];
+    let mut waiting = Vec::new();
+    for at in 0..24 {
+        let mut client = if at % 5 == 0 { proxy.client().resp3() } else { proxy.client() };
+        let line = if at < 4 { &lines[0] } else { &lines[usize::from(at % 3 == 1)] };
+        send(&mut client, line);
+        until_blocked(&mut other, at + 1);
+        waiting.push(client);
+    }
+    for (at, client) in waiting.iter_mut().enumerate().take(12) {
+        say(&mut other, &format!("RPUSH {} e{at}", keys[0]));
+        assert_eq!(client.reply().elements()[1].text(), format!("e{at}"));
+    }
+    let elements = (12..24).map(|at| format!("e{at}")).collect::<Vec<_>>().join(" ");
+    say(&mut other, &format!("RPUSH {} {elements}", keys[0]));
+    for (at, client) in waiting.iter_mut().enumerate().skip(12) {
+        assert_eq!(client.reply().elements()[1].text(), format!("e{at}"));
+    }
+}
+
+#[test]
+fn a_wait_ends_when_it_should() {
+    let pair = Pair::new();
+    let (proxy, keys) = (&pair.proxy, &pair.keys);
+    let pop = format!("BLPOP {} 0", keys.join(" "));
+    let mut other = proxy.client();
+    let blocked_one = |other: &mut Client| {
+        let mut client = proxy.client();
+        let id = say(&mut client, "CLIENT ID").int();
+        send(&mut client, &pop);
+        until_blocked(other, 1);
+        (client, id)
+    };
+    // CLIENT UNBLOCK.
+    for (how, expected) in
+        [("", "*-1\r\n"), (" TIMEOUT", "*-1\r\n"), (" ERROR", "-UNBLOCKED client unblocked via CLIENT UNBLOCK\r\n")]
+    {
+        let (mut client, id) = blocked_one(&mut other);
+        assert_eq!(say(&mut other, &format!("CLIENT UNBLOCK {id}{how}")), Value::Int(1));
+        assert_eq!(client.reply_raw(), expected.as_bytes());
+        assert_eq!(say(&mut client, "PING").text(), "PONG");
+        assert_eq!(say(&mut other, &format!("CLIENT UNBLOCK {id}{how}")), Value::Int(0));
+    }
+    // CLIENT KILL, half-close, close: nothing is taken for them afterwards.
+    let (mut client, id) = blocked_one(&mut other);
+    say(&mut other, &format!("CLIENT KILL ID {id}"));
+    assert!(client.closed());
+    let (mut client, _) = blocked_one(&mut other);
+    client.half_close();
+    assert!(client.closed());
+    let (client, _) = blocked_one(&mut other);
+    drop(client);
+    until_blocked(&mut other, 0);
+    say(&mut other, &format!("RPUSH {} x", keys[1]));
+    assert_eq!(say(&mut other, &pop).elements()[1].text(), "x");
+    // Its own time, which is finer than the worker's ticks.
+    for round in 0..5 {
+        let start = Instant::now();
+        assert!(say(&mut other, &format!("BLPOP {} 0.02", keys.join(" "))).is_null());
+        let took = start.elapsed();
+        println!("a timeout of 20 ms took {took:?}");
+        assert!(took >= Duration::from_millis(20), "round {round}: {took:?}");
+    }
+    // Requests behind it wait, and are not lost.
+    let mut client = proxy.client();
+    send(&mut client, &pop);
+    send(&mut client, "ECHO behind");
+    until_blocked(&mut other, 1);
+    say(&mut other, &format!("RPUSH {} y", keys[2]));
+    assert_eq!(client.reply().elements()[1].text(), "y");
+    assert_eq!(client.reply().text(), "behind");
+}
+
+#[test]
+fn databases_protocols_and_pauses_are_kept_apart() {
+    let pair = Pair::new();
+    let (proxy, keys) = (&pair.proxy, &pair.keys);
+    let pop = format!("BLPOP {} 0", keys.join(" "));
+    let mut other = proxy.client();
+    let mut clients: Vec<Client> = (0..3).map(|_| proxy.client()).collect();
+    for (db, client) in clients.iter_mut().enumerate() {
+        say(client, &format!("SELECT {db}"));
+        send(client, &pop);
+        until_blocked(&mut other, db + 1);
+    }
+    for db in [2, 0, 1] {
+        say(&mut other, &format!("SELECT {db}"));
+        say(&mut other, &format!("RPUSH {} of{db}", keys[db]));
+        assert_eq!(clients[db].reply().elements()[1].text(), format!("of{db}"));
+    }
+    // A pause holds those back who wait, too.
+    say(&mut other, "SELECT 0");
+    say(&mut clients[0], "CLIENT ID");
+    send(&mut clients[0], &pop);
+    until_blocked(&mut other, 1);
+    say(&mut other, "CLIENT PAUSE 60000 WRITE");
+    let shard = (0..3).find(|at| pair.proxy.keys_by_shard(3, 1)[*at][0] == keys[1]).unwrap();
+    say(&mut pair._shards[shard].client(), &format!("RPUSH {} x", keys[1]));
+    assert!(clients[0].silent_for(Duration::from_millis(300)));
+    say(&mut other, "CLIENT UNPAUSE");
+    assert_eq!(clients[0].reply().elements()[1].text(), "x");
+}
