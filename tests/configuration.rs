@@ -296,6 +296,11 @@ fn mistakes_in_commands_limits_and_timeouts() {
         "x.toml:5: commands.cross_shard: must be one of \"gather\", \"refuse\", is \"allow\"",
     );
     wrong(
+        "[commands]\ncross_shard_transactions = \"gather\"",
+        "x.toml:5: commands.cross_shard_transactions: must be one of \"prepared\", \"refuse\", is \"gather\"",
+    );
+    wrong("[limits]\ntransaction_leases_max = 0", "x.toml:5: limits.transaction_leases_max: must be 1 to 10000, is 0");
+    wrong(
         "[commands]\nkeyless_scripts = \"z\"",
         "x.toml:5: commands.keyless_scripts: must be \"home\", \"refuse\" or the name of a backend (a), is \"z\"",
     );

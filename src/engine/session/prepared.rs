@@ -431,13 +431,13 @@ impl Engine {
     /// what to do. It stays as an orphan until they are.
     pub(in crate::engine) fn is_committing(&self, id: u32) -> bool {
         let Some(client) = self.clients.get(id as usize) else { return false };
-        let parties = client.session.as_ref().map(|session| &session.parties);
+        let Some(session) = &client.session else { return false };
         let is_held = |party: &Party| {
             let conn = self.conns.get(party.conn as usize);
             conn.is_some_and(|conn| conn.purpose == Use::Party(Hold::Client(id)))
         };
-        let begun = client.slots.iter().any(|slot| matches!(&slot.state, State::Merge(merge) if merge.is_commit()));
-        begun && parties.is_some_and(|parties| parties.iter().any(is_held))
+        let begun = || client.slots.iter().any(|slot| matches!(&slot.state, State::Merge(merge) if merge.is_commit()));
+        session.parties.iter().any(is_held) && begun()
     }
 
     /// The client is gone, but its transaction is carried through.
