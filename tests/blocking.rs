@@ -7,7 +7,7 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use support::{Client, PATIENCE, Proxy, Redis, Value, poll, shards, until};
+use support::{Client, Proxy, Redis, Value, shards, until};
 
 /// One request of words.
 fn say(client: &mut Client, line: &str) -> Value {

@@ -144,7 +144,7 @@ impl Engine {
     }
 
     /// What an attempt brought.
-    pub(super) fn tried(&mut self, question: u32, attempt: Attempt, reply: &[u8]) {
+    pub(super) fn tried(&mut self, question: u32, attempt: &Attempt, reply: &[u8]) {
         let at = attempt.spot;
         let Some(spot) = self.waiting.spots.get_mut(at as usize) else { return };
         if spot.busy == Some(question) {
@@ -163,10 +163,10 @@ impl Engine {
         let of_type = elements(reply).next().unwrap_or_default();
         let answer = attempt.refused.as_deref().unwrap_or(answer);
         if is_nil(answer) {
-            return self.found_nothing(at, &attempt, None);
+            return self.found_nothing(at, attempt, None);
         }
         if answer.first() == Some(&b'-') {
-            return self.found_error(at, &attempt, answer, of_type);
+            return self.found_error(at, attempt, answer, of_type);
         }
         match attempt.waiter {
             Some(waiter) => {
@@ -270,7 +270,7 @@ impl Engine {
     }
 
     /// The connection broke with an attempt under way.
-    pub(super) fn try_lost(&mut self, question: u32, attempt: Attempt, sent: bool, trouble: &str) {
+    pub(super) fn try_lost(&mut self, question: u32, attempt: &Attempt, sent: bool, trouble: &str) {
         let at = attempt.spot;
         let Some(spot) = self.waiting.spots.get_mut(at as usize) else { return };
         let shard = spot.shard;
@@ -288,7 +288,7 @@ impl Engine {
             let text = self.lost_text(shard, trouble);
             return self.answer_waiter(waiter, &text);
         }
-        self.after_attempt(&attempt);
+        self.after_attempt(attempt);
     }
 
     /// The name's next change will be heard of, once the shard has answered.
