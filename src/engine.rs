@@ -23,6 +23,7 @@ mod proxy;
 mod pubsub;
 mod reply;
 mod request;
+mod scripts;
 mod session;
 mod waiting;
 
@@ -47,6 +48,7 @@ use local::{Advice, Pause};
 use lookup::Lookups;
 use out::Pool;
 use pubsub::Hub;
+use scripts::Scripts;
 use session::{Queued, Reserve};
 use waiting::Waiting;
 
@@ -254,6 +256,7 @@ pub struct Engine {
     /// Clients whose transactions wait for leases, the first one first.
     transactions: VecDeque<Queued>,
     lookups: Lookups,
+    scripts: Scripts,
     advice: Advice,
     /// Scratch: the arguments of the request at hand, the positions of its keys.
     spans: Vec<Span>,
@@ -303,6 +306,7 @@ impl Engine {
             held: Vec::new(),
             transactions: VecDeque::new(),
             lookups: Lookups::default(),
+            scripts: Scripts::default(),
             advice: Advice::default(),
             spans: Vec::new(),
             keys: Vec::new(),

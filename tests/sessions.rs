@@ -584,9 +584,9 @@ fn more_blocked_clients_than_leases_wait_all_the_same() {
     let refused = say(&mut other, "WATCH full");
     assert_eq!(refused.error_word(), "SHARDDOWN", "{refused:?}");
     assert!(refused.text().contains("leases_max") && refused.text().contains("not executed"), "{refused:?}");
-    for at in 0..8 {
+    for (at, client) in waiting.iter_mut().enumerate() {
         check(&mut other, &format!("RPUSH full e{at}"), ":1");
-        assert_eq!(words(&waiting[at].reply()), ["full".to_owned(), format!("e{at}")]);
+        assert_eq!(words(&client.reply()), ["full".to_owned(), format!("e{at}")]);
     }
     check(&mut other, "WATCH full", "+\"OK\"");
     check(&mut other, "BLPOP full 0.01", "*-1");

@@ -1,9 +1,10 @@
 //! One connection to a server: what is to be written, and whose replies are to come, in order.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 
 use super::inbox::Inbox;
 use super::out::Out;
+use super::scripts::Sha;
 use crate::resp::{Proto, ReplyScanner};
 use crate::topology::ShardId;
 
@@ -95,6 +96,8 @@ pub(super) struct Conn {
     pub(super) trouble: String,
     /// It was up before: the next time is a reconnect.
     pub(super) was_up: bool,
+    /// Bodies that went to the server over it.
+    pub(super) scripts: HashSet<Sha>,
     /// What the server calls this connection (its CLIENT ID).
     pub(super) server_id: i64,
     /// An admin's own words went over it: nobody may inherit it.
@@ -121,6 +124,7 @@ impl Conn {
             waiters: Vec::new(),
             trouble: "no connection was made yet".to_owned(),
             was_up: false,
+            scripts: HashSet::new(),
             server_id: 0,
             tainted: false,
         }

@@ -114,6 +114,7 @@ impl Engine {
         let ends = matches!(conn.purpose, Use::Lease { .. } | Use::Party(_));
         conn.link = if was_up && !ends { Link::Connecting } else { Link::Down };
         conn.patient = false;
+        conn.scripts.clear();
         conn.out.clear();
         conn.greeting.clear();
         conn.inbox = Inbox::default();

@@ -256,6 +256,7 @@ impl Engine {
         let mut keys = mem::take(&mut self.keys);
         let flow = match route::plan(command, row, args, &self.topology, rules, &mut keys) {
             Plan::One(shard) => self.forward(id, shard, &request),
+            Plan::Script(shard) => self.script(id, shard, &request),
             Plan::Split(split) => self.split(id, split, &keys, &request),
             Plan::Every(every) => self.every(id, every, &request),
             Plan::Local(local) => self.local(id, local, &request),
@@ -405,6 +406,7 @@ impl Engine {
             Ok(conns) => conns,
             Err(flow) => return flow,
         };
+        self.learn_script(request);
         let writes = Merge::writes(every, request.row.flags);
         let (kind, frame) = Kind::of_every(every, request, self.topology.shards().len());
         let merge = Merge::new(kind, conns.len(), writes);

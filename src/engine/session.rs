@@ -236,6 +236,7 @@ impl Engine {
         }
         let multi = self.clients[id as usize].session_mut().multi.take().unwrap_or_default();
         let (db, plain, seq) = (multi.db, multi.plain, self.clients[id as usize].next_seq());
+        multi.scripts.iter().for_each(|script| self.load_ahead(conn, script));
         self.expect(conn, id, seq, EXEC_QUEUED, true);
         self.conns[conn as usize].out.write(|out| crate::resp::request(out, &["MULTI"]));
         let (pieces, sent) = if plain {

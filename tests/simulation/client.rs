@@ -537,6 +537,11 @@ fn judge(pending: &Pending, reply: &[u8], ledger: &mut Ledger) -> Result<Outcome
         }
         return Ok(Outcome::Failed);
     }
+    if matches!(pending.expect, Expect::Any(_)) && reply.starts_with(b"-READONLY ") {
+        // A server refused the EXEC around the pop.
+        ledger.not_executed(&all);
+        return Ok(Outcome::Undone);
+    }
     let expected = expected(&pending.expect, reply, ledger)?;
     if expected != reply {
         return Err(format!("expected {}", shown(&expected)));

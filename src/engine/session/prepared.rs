@@ -166,6 +166,7 @@ impl Engine {
         let watched = client.session_mut().watch.map(|watch| watch.shard);
         let db = multi.db;
         for (number, party) in parties.iter().enumerate() {
+            multi.scripts.iter().for_each(|script| self.load_ahead(party.conn, script));
             self.expect(party.conn, id, seq, number as u16, false);
             self.conns[party.conn as usize].out.write(|out| request(out, &["MULTI"]));
         }

@@ -13,6 +13,7 @@ use crate::command::{Every, Flags, Keys, Local, Session as Verb, Split};
 use crate::engine::merge::{self, Finish, Kind, Merge};
 use crate::engine::pubsub::Joined;
 use crate::engine::request::{Flow, Request};
+use crate::engine::scripts::Sha;
 use crate::engine::{CROSS_REFUSED, Engine};
 use crate::resp::{Args, Proto, Reply, RequestScanner, elements, integer, request};
 use crate::route::{self, Plan, Rules};
@@ -26,6 +27,8 @@ pub(in crate::engine) struct Multi {
     pub(super) steps: Vec<Step>,
     /// The shards on which they run, in ascending order.
     pub(super) parties: Vec<ShardId>,
+    /// Known bodies that are named in them: the servers get them first.
+    pub(super) scripts: Vec<Sha>,
     /// Every step is one frame with one reply, which stands as it is.
     pub(super) plain: bool,
     /// Something that others hear of at once: all that the client did before comes first.
@@ -117,6 +120,7 @@ impl Default for Multi {
             frames: Vec::new(),
             steps: Vec::new(),
             parties: Vec::new(),
+            scripts: Vec::new(),
             plain: true,
             announces: false,
             db: None,
@@ -134,7 +138,7 @@ impl Multi {
 
     /// What they measure.
     pub(in crate::engine) fn bytes(&self) -> usize {
-        self.frames.len() + self.steps.len() * size_of::<Step>()
+        self.frames.len() + self.steps.len() * size_of::<Step>() + self.scripts.len() * size_of::<Sha>()
     }
 
     fn joins(&mut self, shard: ShardId) {
@@ -159,9 +163,14 @@ impl Engine {
         let plan = route::plan(request.id, request.row, args, &self.topology, rules, &mut keys);
         let keyless = keys.is_empty() && request.row.keys == Keys::None;
         let several = self.shards.len() > 1;
+        let mut script = None;
         let place = match plan {
             Plan::One(_) if keyless => Place::Any,
             Plan::One(shard) => Place::One(shard),
+            Plan::Script(shard) => {
+                script = self.learn_script(request);
+                Place::One(shard)
+            }
             Plan::Local(Local::Ping | Local::Echo | Local::Time) => Place::Any,
             Plan::Local(Local::Select) => match self.database(request) {
                 Ok(_) => Place::Each,
@@ -213,6 +222,9 @@ impl Engine {
         let first = keys.first().copied().or(request.row.keys.single().map(|at| at as u32));
         let key = first.map_or(&[][..], |at| args.at(at as usize));
         let flow = self.enqueue(id, place, key, &keys, request);
+        if let (Some(script), Some(multi)) = (script, &mut self.clients[id as usize].session_mut().multi) {
+            multi.scripts.push(script);
+        }
         self.metrics.requests[request.id.0 as usize].inc();
         flow
     }
