@@ -16,6 +16,8 @@
 mod lines;
 mod parts;
 mod spots;
+#[cfg(test)]
+mod tests;
 mod words;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
