@@ -60,6 +60,8 @@ pub struct WorkerMetrics {
     pub backends: Box<[BackendMetrics]>,
     /// Clients connected now.
     pub clients: Gauge,
+    /// Clients whose blocking command waits, as of the latest tick.
+    pub clients_blocked: Gauge,
     /// Clients ever accepted.
     pub clients_total: Counter,
     /// By [`Refusal`].
@@ -247,6 +249,7 @@ impl WorkerMetrics {
             cross_shard: cells(labels.cross_kinds.len()),
             backends: cells(labels.backends.len()),
             clients: Gauge::default(),
+            clients_blocked: Gauge::default(),
             clients_total: Counter::default(),
             clients_refused: Default::default(),
             bytes_in: Counter::default(),

@@ -5,9 +5,11 @@
 
 mod support;
 
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use support::{Client, Proxy, Redis, Value, shards, until};
+use support::{Client, Proxy, Random, Redis, Value, shards, until};
 
 /// One request of words.
 fn say(client: &mut Client, line: &str) -> Value {
@@ -385,4 +387,247 @@ fn databases_protocols_and_pauses_are_kept_apart() {
     assert!(clients[0].silent_for(Duration::from_millis(300)));
     say(&mut other, "CLIENT UNPAUSE");
     assert_eq!(clients[0].reply().elements()[1].text(), "x");
+}
+
+// What is taken is delivered.
+
+/// Whether every element was delivered exactly once.
+fn judge(pushed: &[String], delivered: &[String]) -> Result<(), String> {
+    let mut counts: BTreeMap<&str, i32> = pushed.iter().map(|element| (element.as_str(), 0)).collect();
+    for element in delivered {
+        *counts.get_mut(element.as_str()).ok_or_else(|| format!("{element} was never pushed"))? += 1;
+    }
+    let wrong: Vec<String> =
+        counts.iter().filter(|(_, count)| **count != 1).map(|(element, count)| format!("{element}: {count}")).collect();
+    if wrong.is_empty() { Ok(()) } else { Err(format!("not delivered once: {}", wrong.join(", "))) }
+}
+
+#[test]
+fn the_judge_notices_planted_faults() {
+    let pushed: Vec<String> = (0..50).map(|at| format!("e{at}")).collect();
+    assert_eq!(judge(&pushed, &pushed), Ok(()));
+    let lost = [&pushed[..7], &pushed[8..]].concat();
+    assert!(judge(&pushed, &lost).unwrap_err().contains("e7: 0"));
+    let doubled = [&pushed[..], &pushed[3..4]].concat();
+    assert!(judge(&pushed, &doubled).unwrap_err().contains("e3: 2"));
+    let foreign = [&pushed[..], &["x".to_owned()]].concat();
+    assert!(judge(&pushed, &foreign).unwrap_err().contains("never pushed"));
+}
+
+/// Scripts that put elements back, over all servers.
+fn put_back(shards: &[Redis]) -> usize {
+    let calls = |shard: &Redis| {
+        let stats = say(&mut shard.client(), "INFO commandstats").text();
+        let line = stats.lines().find_map(|line| line.strip_prefix("cmdstat_eval:calls=")).map(str::to_owned);
+        line.map_or(0, |line| line.split(',').next().unwrap().parse().unwrap())
+    };
+    shards.iter().map(calls).sum()
+}
+
+/// Workers as Celery's: each asks for the next of several queues, the urgent ones first. Some leave at
+/// any moment, also with a pop under way; what they were not given, others get.
+#[test]
+fn nothing_is_lost_or_doubled_among_workers_that_come_and_go() {
+    const ELEMENTS: usize = 6_000;
+    let shards = shards(3);
+    let proxy = Proxy::over(&shards).threads(2).extra("[limits]\nleases_max = 8").start();
+    let keys = proxy.keys_by_shard(3, 2).concat();
+    let mut random = Random::of_this_run("workers that come and go");
+    let over = AtomicBool::new(false);
+    let pushed: Vec<String> = (0..ELEMENTS).map(|at| format!("e{at}")).collect();
+    let mut delivered = Vec::new();
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..10)
+            .map(|at| {
+                let mut random = random.fork();
+                let (over, proxy, keys) = (&over, &proxy, &keys);
+                scope.spawn(move || {
+                    let (mut taken, mut left) = (Vec::new(), 0_usize);
+                    let mut client = proxy.client();
+                    while !over.load(Ordering::Relaxed) {
+                        let mut queues = keys.clone();
+                        queues.rotate_left(random.below(keys.len()));
+                        queues.truncate(3 + random.below(keys.len() - 2));
+                        let line = match random.below(3) {
+                            0 => format!("BLPOP {} 0.1", queues.join(" ")),
+                            1 => format!("BRPOP {} 0.1", queues.join(" ")),
+                            _ => format!("BLMPOP 0.1 {} {} RIGHT COUNT 3", queues.len(), queues.join(" ")),
+                        };
+                        send(&mut client, &line);
+                        let leaves = at % 2 == 1 && random.one_in(2);
+                        if leaves {
+                            if random.one_in(3) {
+                                support::interval(Duration::from_micros(random.below(400) as u64));
+                            }
+                            client.half_close();
+                            left += 1;
+                        }
+                        // Whatever comes before the end was delivered.
+                        while let Ok(reply) = client.try_reply() {
+                            assert!(!reply.is_error(), "{reply:?}");
+                            if !reply.is_null() {
+                                match &reply.elements()[1] {
+                                    Value::Array(several) => taken.extend(several.iter().map(Value::text)),
+                                    one => taken.push(one.text()),
+                                }
+                            }
+                            if !leaves {
+                                break;
+                            }
+                        }
+                        if leaves {
+                            client = proxy.client();
+                        }
+                    }
+                    (taken, left)
+                })
+            })
+            .collect();
+        let mut pusher = proxy.client();
+        for (at, elements) in pushed.chunks(25).enumerate() {
+            // A queue that is full for a moment: pops are under way when workers leave.
+            let args = [&["RPUSH".to_owned(), keys[at % keys.len()].clone()], elements].concat();
+            assert!(pusher.call(&args).int() >= 1);
+        }
+        until("all is popped", || {
+            keys.iter().all(|key| pusher.call(&["LLEN", key]) == Value::Int(0)) && blocked(&mut pusher).0 <= 10
+        });
+        // What is on its way back arrives, and is popped as well.
+        support::interval(Duration::from_millis(500));
+        until("all is popped", || keys.iter().all(|key| pusher.call(&["LLEN", key]) == Value::Int(0)));
+        over.store(true, Ordering::Relaxed);
+        let mut left = 0;
+        for worker in workers {
+            let (taken, count) = worker.join().unwrap();
+            delivered.extend(taken);
+            left += count;
+        }
+        println!(
+            "{ELEMENTS} elements, {} delivered, {left} workers left, {} put back",
+            delivered.len(),
+            put_back(&shards)
+        );
+        assert!(put_back(&shards) >= 100, "too few left with a pop under way");
+    });
+    assert_eq!(judge(&pushed, &delivered), Ok(()));
+}
+
+/// A client leaves with its pop under way: what was taken goes back where it was.
+#[test]
+fn what_a_client_left_behind_goes_back_to_its_place() {
+    let shards = shards(3);
+    let proxy = Proxy::over(&shards).start();
+    let keys = proxy.keys_by_shard(3, 1).concat();
+    let mut other = proxy.client();
+    let [a, b] = [&keys[0], &keys[1]];
+    let check = |other: &mut Client, before: &str, pop: &str, look: &str| {
+        say(other, "FLUSHALL");
+        say(other, before);
+        let wanted = format!("{:?}", say(other, look));
+        let done = put_back(&shards);
+        shards.iter().for_each(Redis::pause);
+        let mut client = proxy.client();
+        send(&mut client, pop);
+        client.half_close();
+        assert!(client.closed(), "{pop}");
+        shards.iter().for_each(Redis::resume);
+        until("the element is back", || put_back(&shards) > done);
+        until("it is where it was", || format!("{:?}", say(other, look)) == wanted);
+    };
+    let lists = format!("LRANGE {a} 0 -1");
+    let sorted = format!("ZRANGE {a} 0 -1 WITHSCORES");
+    check(&mut other, &format!("RPUSH {a} 1 2 3"), &format!("BLPOP {a} {b} 0"), &lists);
+    check(&mut other, &format!("RPUSH {a} 1 2 3"), &format!("BRPOP {a} {b} 0"), &lists);
+    check(&mut other, &format!("RPUSH {a} 1"), &format!("BRPOP {a} {b} 0"), &lists);
+    check(&mut other, &format!("RPUSH {a} 1 2 3 4"), &format!("BLMPOP 0 2 {a} {b} LEFT COUNT 3"), &lists);
+    check(&mut other, &format!("RPUSH {a} 1 2 3 4"), &format!("BLMPOP 0 2 {a} {b} RIGHT COUNT 3"), &lists);
+    let scores = format!("ZADD {a} 0.1 x -inf y 1e300 z");
+    check(&mut other, &scores, &format!("BZPOPMIN {a} {b} 0"), &sorted);
+    check(&mut other, &scores, &format!("BZPOPMAX {a} {b} 0"), &sorted);
+    check(&mut other, &scores, &format!("BZMPOP 0 2 {a} {b} MAX COUNT 2"), &sorted);
+    // Also when the server has no memory left for more.
+    for line in ["CONFIG SET maxmemory 1", "CONFIG SET maxmemory-policy noeviction"] {
+        assert_eq!(say(&mut other, line).text(), "OK");
+    }
+    assert_eq!(say(&mut other, &format!("RPUSH {a} x")).error_word(), "OOM");
+    say(&mut other, "CONFIG SET maxmemory 0");
+    say(&mut other, "FLUSHALL");
+    say(&mut other, &format!("RPUSH {a} 1 2"));
+    say(&mut other, "CONFIG SET maxmemory 1");
+    let done = put_back(&shards);
+    shards.iter().for_each(Redis::pause);
+    let mut client = proxy.client();
+    send(&mut client, &format!("BLPOP {a} {b} 0"));
+    client.half_close();
+    assert!(client.closed());
+    shards.iter().for_each(Redis::resume);
+    until("the element is back", || put_back(&shards) > done);
+    assert_eq!(format!("{:?}", say(&mut other, &lists)), r#"*[$"1", $"2"]"#);
+}
+
+/// Shards come and go under those who wait: nobody is told but who had a pop under way there.
+#[test]
+fn who_waits_outlives_a_shard() {
+    let mut shards = shards(3);
+    let proxy = Proxy::over(&shards).expect_log("backend").start();
+    let keys = proxy.keys_by_shard(3, 1).concat();
+    let at = |key: &String| (0..3).find(|at| proxy.keys_by_shard(3, 1)[*at].contains(key)).unwrap();
+    let mut other = proxy.client();
+    let pop = format!("BLPOP {} 0", keys.join(" "));
+    let mut waiting: Vec<Client> = (0..6).map(|_| proxy.client()).collect();
+    for (at, client) in waiting.iter_mut().enumerate() {
+        send(client, &pop);
+        until_blocked_of(&mut other, at + 1);
+    }
+    shards[at(&keys[1])].kill();
+    until("the loss is noticed", || say(&mut other, &format!("LLEN {}", keys[1])).is_error());
+    // The other shards go on, and who asks anew is told.
+    say(&mut other, &format!("RPUSH {} x", keys[2]));
+    assert_eq!(waiting[0].reply().elements()[1].text(), "x");
+    let refused = say(&mut other, &pop);
+    assert_eq!(refused.error_word(), "SHARDDOWN", "{refused:?}");
+    assert!(refused.text().contains("not executed"), "{refused:?}");
+    shards[at(&keys[1])].restart();
+    until("the shard is back", || !say(&mut other, &format!("LLEN {}", keys[1])).is_error());
+    for (at, client) in waiting.iter_mut().enumerate().skip(1) {
+        say(&mut other, &format!("RPUSH {} e{at}", keys[1 + at % 2]));
+        assert_eq!(client.reply().elements()[1].text(), format!("e{at}"));
+    }
+    // A pop that was under way may have taken something: its client is told that.
+    shards[at(&keys[0])].pause();
+    let mut client = proxy.client();
+    send(&mut client, &pop);
+    until_blocked_of(&mut other, 1);
+    shards[at(&keys[0])].kill();
+    let lost = client.reply();
+    assert_eq!(lost.error_word(), "SHARDLOST", "{lost:?}");
+    assert_eq!(say(&mut client, "PING").text(), "PONG");
+}
+
+/// By CLIENT LIST alone: INFO asks the shards as well, and one of them may be down.
+fn until_blocked_of(client: &mut Client, n: usize) {
+    until("clients are blocked", || {
+        let list = say(client, "CLIENT LIST").text();
+        let flags = list.lines().filter_map(|line| line.split(" flags=").nth(1)?.split(' ').next());
+        flags.filter(|flags| flags.contains('b')).count() == n
+    });
+}
+
+/// A server whose user may not track, or that was lost sight of, is looked at once a second.
+#[test]
+fn without_tracking_those_who_wait_are_served_all_the_same() {
+    let shards = shards(3);
+    for shard in &shards {
+        say(&mut shard.client(), "ACL SETUSER default -client|tracking");
+    }
+    let proxy = Proxy::over(&shards).expect_log("refuses CLIENT TRACKING").start();
+    let keys = proxy.keys_by_shard(3, 1).concat();
+    let mut client = proxy.client();
+    let mut other = proxy.client();
+    for round in 0..3 {
+        send(&mut client, &format!("BLPOP {} 0", keys.join(" ")));
+        until_blocked(&mut other, 1);
+        say(&mut other, &format!("RPUSH {} e{round}", keys[round]));
+        assert_eq!(client.reply().elements()[1].text(), format!("e{round}"));
+    }
 }

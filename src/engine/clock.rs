@@ -69,7 +69,9 @@ impl Engine {
     fn look_at_clients(&mut self) {
         let (hard, idle) = (self.options.client_output_hard_bytes_max, self.options.client_idle);
         let mut buffered: usize = self.conns.iter().map(|(_, conn)| conn.out.len() + conn.inbox.len()).sum();
+        let mut blocked = 0;
         for (id, client) in &self.clients {
+            blocked += i64::from(client.session.as_ref().is_some_and(|session| session.is_blocked()));
             buffered += client.buffered();
             if client.unread() > hard {
                 self.orders.push_back(Order::DropClient { client: id as u32 });
@@ -78,6 +80,7 @@ impl Engine {
             }
         }
         self.metrics.buffered_bytes.set(buffered as i64);
+        self.metrics.clients_blocked.set(blocked);
     }
 
     /// To be called every few seconds: gives back memory that a burst left behind.

@@ -16,6 +16,8 @@
 mod lines;
 mod parts;
 mod spots;
+#[cfg(test)]
+mod tests;
 mod words;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -160,8 +162,8 @@ struct Attempt {
     key: usize,
     /// The name was armed before: nothing found is a safe answer.
     armed: bool,
-    /// The server did not take the command.
-    refused: Option<Vec<u8>>,
+    /// What the key is, where a wrong type may be that of another one.
+    of_type: Vec<u8>,
     /// What undoes it.
     words: Words,
     proto: Proto,
@@ -414,11 +416,8 @@ impl Engine {
     #[cold]
     pub(super) fn heard(&mut self, question: u32, part: u16, reply: &[u8]) {
         if part == 0 {
-            // MULTI took the command, or did not.
-            if let Some(Question::Try(attempt)) = self.waiting.questions.get_mut(question as usize)
-                && reply.first() == Some(&b'-')
-            {
-                attempt.refused = Some(reply.to_vec());
+            if let Some(Question::Try(attempt)) = self.waiting.questions.get_mut(question as usize) {
+                attempt.of_type = reply.to_vec();
             }
             return;
         }

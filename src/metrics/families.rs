@@ -145,6 +145,13 @@ const FAMILIES: &[Family] = &[
         samples: |cells, out| out.gauge(&[], cells.level(|worker| &worker.clients)),
     },
     Family {
+        name: "clients_blocked",
+        labels: &[],
+        kind: MetricType::GAUGE,
+        help: "Clients whose blocking command waits now.",
+        samples: |cells, out| out.gauge(&[], cells.level(|worker| &worker.clients_blocked)),
+    },
+    Family {
         name: "client_connections_max",
         labels: &[],
         kind: MetricType::GAUGE,

@@ -129,6 +129,7 @@ fn every_family_of_the_contract_is_on_the_page() {
         "ringway_backend_reconnects_total",
         "ringway_slots",
         "ringway_client_connections",
+        "ringway_clients_blocked",
         "ringway_client_connections_total",
         "ringway_clients_refused_total",
         "ringway_client_bytes_total",

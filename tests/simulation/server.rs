@@ -181,7 +181,7 @@ impl Server {
             }
             _ if self.multi.is_some() => {
                 // A server may refuse to queue anything, and is not to be asked twice for one thing.
-                if random.once_in(60) && name != "BLPOP" {
+                if random.once_in(60) {
                     self.refused = true;
                     return b"-OOM command not allowed\r\n".to_vec();
                 }
@@ -213,10 +213,7 @@ impl Server {
         let mut reply = format!("*{}\r\n", queued.len()).into_bytes();
         for args in queued {
             let name = String::from_utf8_lossy(&args[0]).to_uppercase();
-            reply.extend(match name.as_str() {
-                "BLPOP" => self.attempt(&args, ledger, random),
-                _ => self.run(&name, &args, ledger, random),
-            });
+            reply.extend(self.run(&name, &args, ledger, random));
         }
         reply
     }
@@ -224,12 +221,13 @@ impl Server {
     /// A pop that does not wait: only what it takes is worth a line.
     fn attempt(&mut self, args: &[Vec<u8>], ledger: &mut Ledger, random: &mut Random) -> Vec<u8> {
         if random.once_in(2) {
-            return if self.resp3 { b"_\r\n".to_vec() } else { b"*-1\r\n".to_vec() };
+            return if self.resp3 { b"_\r\n".to_vec() } else { b"$-1\r\n".to_vec() };
         }
         let token = tokens(args).first().copied().unwrap_or(0);
-        let reply = [b"*2\r\n", bulk(&args[1]).as_slice(), &bulk(format!("v#{token}").as_bytes())].concat();
+        let element = bulk(format!("v#{token}").as_bytes());
+        let reply = [b"*2\r\n", bulk(&args[1]).as_slice(), &element].concat();
         ledger.execute(token, self.shard, self.resp3, self.db, &reply);
-        reply
+        element
     }
 
     /// What a blocking command says in the end.
@@ -243,6 +241,9 @@ impl Server {
             self.armed.extend_from_slice(&args[1..]);
             let some = random.within(0..args.len());
             return if random.once_in(10) { b"-BUSY\r\n".to_vec() } else { format!(":{some}\r\n").into_bytes() };
+        }
+        if name == "LPOP" {
+            return self.attempt(args, ledger, random);
         }
         if name == "CLIENT" {
             self.tracks = true;

@@ -2,9 +2,8 @@
 
 use super::words::{Form, Words, error, is_nil};
 use super::{Armed, Attempt, Name, Named, Place, Question, Return, Spot, Turn};
-use crate::engine::conn::{Link, NOBODY};
+use crate::engine::conn::Link;
 use crate::engine::{Engine, NONE, failure};
-use crate::resp::elements;
 
 const GONE: &str = "UNBLOCKED the stream key no longer exists";
 const NO_GROUP: &str = "NOGROUP the consumer group this client was blocked on no longer exists";
@@ -102,18 +101,15 @@ impl Engine {
             return self.waiting.later.push(at);
         }
         let known = &self.waiting.waiters[waiter as usize];
-        let (proto, db, fresh) = (known.proto, known.db, known.fresh.is_some());
+        let (proto, db) = (known.proto, known.db);
         let words = known.words.clone();
         let conn = self.shared(shard, proto, db);
         if conn == NONE {
-            // Who waits already goes on waiting; it is tried when the shard is back.
-            if fresh {
-                let base = self.shards[shard.0 as usize].shared[0];
-                let trouble = self.conns.get(base as usize).map_or("", |conn| conn.trouble.as_str());
-                let text = error(&failure::down(self.topology.shard(shard), trouble));
-                self.answer_waiter(waiter, &text);
-            }
-            return;
+            // Who waits already goes on waiting, and is tried when the shard is back.
+            let base = self.shards[shard.0 as usize].shared[0];
+            let trouble = self.conns.get(base as usize).map_or("", |conn| conn.trouble.as_str());
+            let text = error(&failure::down(self.topology.shard(shard), trouble));
+            return self.tell_fresh(at, Some(&text));
         }
         if self.is_full(conn) {
             return self.waiting.later.push(at);
@@ -122,25 +118,17 @@ impl Engine {
         let name = words.keys[key].clone();
         let armed = self.waiting.names.get(&name).is_some_and(|named| named.armed == Armed::Yes);
         let form = words.form;
-        let attempt = Attempt { spot: at, waiter: Some(waiter), key, armed, refused: None, words, proto };
+        let attempt = Attempt { spot: at, waiter: Some(waiter), key, armed, of_type: Vec::new(), words, proto };
         let question = self.waiting.questions.insert(Question::Try(attempt)) as u32;
         self.waiting.waiters[waiter as usize].asked = Some(question);
         let spot = &mut self.waiting.spots[at as usize];
         (spot.busy, spot.again) = (Some(question), false);
-        if form == Form::Read {
-            return self.ask_server(conn, question, 1, &frame);
-        }
-        // In a transaction these commands never block, and answer as they would.
-        self.expect(conn, NOBODY, 0, 0, false);
-        self.conns[conn as usize].out.write(|out| crate::resp::request(out, &["MULTI"]));
         if let Form::Group | Form::Move = form {
-            // What is wrong may be wrong with this key or with another.
-            self.expect(conn, NOBODY, 0, 0, false);
-            self.conns[conn as usize].out.write(|out| crate::resp::request(out, &[b"TYPE", &*name]));
+            let mut ask = Vec::new();
+            crate::resp::request(&mut ask, &[b"TYPE", &*name]);
+            self.ask_server(conn, question, 0, &ask);
         }
-        self.ask_server(conn, question, 0, &frame);
-        self.expect(conn, super::super::conn::WAITER, question, 1, false);
-        self.conns[conn as usize].out.write(|out| crate::resp::request(out, &["EXEC"]));
+        self.ask_server(conn, question, 1, &frame);
     }
 
     /// What an attempt brought.
@@ -154,19 +142,12 @@ impl Engine {
             waiter.asked = None;
         }
         self.waiting.agenda.push(at);
-        let mut fields = elements(reply);
-        let answer = match attempt.words.form {
-            Form::Read => reply,
-            Form::Group | Form::Move => fields.nth(1).unwrap_or(reply),
-            _ => fields.next().unwrap_or(reply),
-        };
-        let of_type = elements(reply).next().unwrap_or_default();
-        let answer = attempt.refused.as_deref().unwrap_or(answer);
+        let answer = &attempt.words.said(attempt.key, reply);
         if is_nil(answer) {
             return self.found_nothing(at, attempt, None);
         }
         if answer.first() == Some(&b'-') {
-            return self.found_error(at, attempt, answer, of_type);
+            return self.found_error(at, attempt, answer);
         }
         match attempt.waiter {
             Some(waiter) => {
@@ -211,7 +192,8 @@ impl Engine {
         self.after_attempt(attempt);
     }
 
-    fn found_error(&mut self, at: u32, attempt: &Attempt, answer: &[u8], of_type: &[u8]) {
+    fn found_error(&mut self, at: u32, attempt: &Attempt, answer: &[u8]) {
+        let of_type = attempt.of_type.as_slice();
         let fresh = attempt.waiter.is_some_and(|waiter| self.is_fresh_at(waiter, at));
         let wrong = answer.starts_with(b"-WRONGTYPE");
         if let (Form::Group, Some(waiter), false) = (attempt.words.form, attempt.waiter, fresh)

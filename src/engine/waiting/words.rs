@@ -80,18 +80,18 @@ impl Words {
     /// Of a request whose keys are at `keys`.
     pub(in crate::engine) fn of(row: &Command, args: Args<'_>, keys: &[u32]) -> Result<Self, Wrong> {
         let words = |from: usize, to: usize| (from..to).map(|at| args.at(at).to_vec()).collect::<Vec<_>>();
-        let name = words(0, 1);
         let last = args.len() - 1;
-        let zero = || vec![b"0".to_vec()];
+        let word = |text: &str| vec![text.as_bytes().to_vec()];
         let names = |keys: &[u32]| keys.iter().map(|key| Name::from(args.at(*key as usize))).collect::<Vec<_>>();
-        let pop = |end| -> Result<Self, Wrong> {
+        let pop = |end, now: &str| -> Result<Self, Wrong> {
             let patience = seconds(args.at(last))?;
-            Ok(Self::new(Form::Pop(end), names(keys), name.clone(), zero(), patience))
+            Ok(Self::new(Form::Pop(end), names(keys), word(now), Vec::new(), patience))
         };
         match row.name {
-            "blpop" => pop(End::Left),
-            "brpop" => pop(End::Right),
-            "bzpopmin" | "bzpopmax" => pop(End::Sorted),
+            "blpop" => pop(End::Left, "LPOP"),
+            "brpop" => pop(End::Right, "RPOP"),
+            "bzpopmin" => pop(End::Sorted, "ZPOPMIN"),
+            "bzpopmax" => pop(End::Sorted, "ZPOPMAX"),
             "blmpop" | "bzmpop" => {
                 let patience = seconds(args.at(1))?;
                 let end = 3 + keys.len();
@@ -105,7 +105,8 @@ impl Words {
                 if keys.is_empty() || !(last == end || last == end + 2 && count) {
                     return Err(Wrong::Words);
                 }
-                let head = vec![args.at(0).to_vec(), b"0".to_vec(), b"1".to_vec()];
+                let now = if from == End::Sorted { "ZMPOP" } else { "LMPOP" };
+                let head = [word(now), word("1")].concat();
                 Ok(Self::new(Form::Several(from), names(keys), head, words(end, last + 1), patience))
             }
             "blmove" | "brpoplpush" => {
@@ -114,8 +115,8 @@ impl Words {
                     return Err(Wrong::Words);
                 }
                 let patience = seconds(args.at(last))?;
-                let tail = [words(2, last), zero()].concat();
-                Ok(Self::new(Form::Move, names(&keys[..1]), name, tail, patience))
+                let now = if row.name == "blmove" { "LMOVE" } else { "RPOPLPUSH" };
+                Ok(Self::new(Form::Move, names(&keys[..1]), word(now), words(2, last), patience))
             }
             "xread" | "xreadgroup" => Self::of_streams(row, args, keys),
             _ => Err(Wrong::Words),
@@ -192,6 +193,26 @@ impl Words {
         args.extend(self.tail.iter().map(Vec::as_slice));
         request(&mut frame, &args);
         frame
+    }
+
+    /// What the blocking command would have said where the attempt said this.
+    pub(super) fn said(&self, key: usize, reply: &[u8]) -> Vec<u8> {
+        let Form::Pop(end) = self.form else { return reply.to_vec() };
+        if reply.first() == Some(&b'-') || is_nil(reply) {
+            return reply.to_vec();
+        }
+        let mut out = Vec::new();
+        let mut said = Reply::new(&mut out, Proto::Resp2);
+        if end != End::Sorted {
+            said.array(2).bulk(&*self.keys[key]).raw(reply);
+            return out;
+        }
+        let fields: Vec<&[u8]> = elements(reply).collect();
+        match fields.as_slice() {
+            [member, score] => _ = said.array(3).bulk(&*self.keys[key]).raw(member).raw(score),
+            _ => _ = said.raw(b"*-1\r\n"),
+        }
+        out
     }
 
     /// The stream command for some of its keys, which does not block.
