@@ -121,6 +121,10 @@ pub enum Split {
     Pairs,
     /// DEL, UNLINK, EXISTS, TOUCH: integers, summed.
     Sum,
+    /// XREAD, XREADGROUP: arrays or maps of streams, put back in the order of the keys.
+    Streams,
+    /// LMPOP, ZMPOP: one shard after the other in the order of the keys, until one has something.
+    First,
 }
 
 /// How the replies of all shards become one.
@@ -204,7 +208,7 @@ pub enum Session {
     Discard,
     Watch,
     Unwatch,
-    /// Blocks on the server while it waits (BLPOP, WAIT excluded); keys on one shard.
+    /// Waits until there is something (BLPOP; WAIT excluded).
     Block,
     Subscribe,
     Unsubscribe,
@@ -250,6 +254,16 @@ pub fn lookup(name: &[u8]) -> Option<CommandId> {
 #[must_use]
 pub fn child(parent: CommandId, name: &[u8]) -> Option<CommandId> {
     names::child(parent, name)
+}
+
+/// The rows that a configuration means by `name`, such as `KEYS`, `CONFIG SET` or `config|set`: a
+/// container's with all its subcommands.
+pub fn named(name: &str) -> impl Iterator<Item = CommandId> + use<> {
+    let name = name.to_lowercase().replace(' ', "|");
+    let means = move |row: &Command| {
+        row.name.strip_prefix(name.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('|'))
+    };
+    (0..).map(CommandId).zip(all()).filter(move |(_, row)| means(row)).map(|(id, _)| id)
 }
 
 /// The row itself.

@@ -24,6 +24,7 @@ mod pubsub;
 mod reply;
 mod request;
 mod session;
+mod waiting;
 
 use std::collections::{HashMap, VecDeque};
 use std::mem;
@@ -47,6 +48,7 @@ use lookup::Lookups;
 use out::Pool;
 use pubsub::Hub;
 use session::{Queued, Reserve};
+use waiting::Waiting;
 
 /// Where an index of no connection is needed.
 const NONE: u32 = u32::MAX;
@@ -191,6 +193,8 @@ pub enum Order {
     CloseClient { client: u32 },
     /// Close the client at once, whatever is left for it.
     DropClient { client: u32 },
+    /// Call [`Engine::alarm`] at this time, and not at the one that was asked for before.
+    Alarm { at: u64 },
 }
 
 /// Why a connection to a server is not there (any more).
@@ -232,6 +236,7 @@ pub struct Engine {
     conns: Slab<Conn>,
     shards: Vec<ShardState>,
     hub: Hub,
+    waiting: Waiting,
     dirty_conns: Vec<u32>,
     dirty_clients: Vec<u32>,
     /// Clients that were parked and may go on.
@@ -286,6 +291,7 @@ impl Engine {
             conns: Slab::new(),
             shards,
             hub: Hub::default(),
+            waiting: Waiting::default(),
             dirty_conns: Vec::new(),
             dirty_clients: Vec::new(),
             resume: Vec::new(),

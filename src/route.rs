@@ -99,6 +99,10 @@ fn plan_by_route(
         Route::Home => Plan::One(map.home()),
         Route::Local(local) => Plan::Local(local),
         Route::Session(Session::Block) => match keyed(row, args, map, rules, keys) {
+            // Any of the keys will do, but for the two of BLMOVE.
+            Plan::Refuse(Refusal::CrossSlot { .. }) if !matches!(row.keys, Keys::Range { last: 2, .. }) => {
+                Plan::Session(Session::Block)
+            }
             Plan::Refuse(refusal) => Plan::Refuse(refusal),
             _ => Plan::Session(Session::Block),
         },
@@ -132,6 +136,10 @@ fn keyed(row: &Command, args: Args<'_>, map: &Topology, rules: Rules, keys: &mut
         return rules.keyless_scripts.map_or(Plan::Refuse(Refusal::KeylessScript), Plan::One);
     }
     match one_shard(args, keys, map) {
+        Err(_) if row.keys == Keys::Streams => match blocks(row, args) {
+            true => Plan::Session(Session::Block),
+            false => Plan::Split(Split::Streams),
+        },
         Err(refusal) => Plan::Refuse(refusal),
         Ok(shard) if matches!(row.keys, Keys::Sort | Keys::SortReadOnly) => match foreign_pattern(args, shard, map) {
             Some(pattern) => Plan::Refuse(Refusal::Pattern { key: 1, pattern }),
@@ -257,7 +265,13 @@ mod tests {
         check("MSET k1 v k2", "a");
         check("DEL k1 k2 k1", &format!("Sum {},{},{}", shard("k1"), shard(&other), shard("k1")));
         check("SINTER k1 k2", "CrossSlot");
-        check("BLPOP k1 k2 0", "CrossSlot");
+        check("BLPOP k1 k2 0", "Session(Block)");
+        check("BZMPOP 0 2 k1 k2 MIN", "Session(Block)");
+        check("BLMOVE k1 k2 LEFT LEFT 0", "CrossSlot");
+        check("BRPOPLPUSH k1 k2 0", "CrossSlot");
+        check("LMPOP 2 k1 k2 LEFT", &format!("First {},{}", shard("k1"), shard(&other)));
+        check("XREAD STREAMS k1 k2 0 0", &format!("Streams {},{}", shard("k1"), shard(&other)));
+        check("XREADGROUP GROUP g c BLOCK 0 STREAMS k1 k2 > >", "Session(Block)");
         check("BLPOP k1 0", "Session(Block)");
         check("SORT k1 BY w_*", "Pattern");
         check("SORT_RO k1 LIMIT 0 1 GET # GET w_*->f", "Pattern");

@@ -82,6 +82,8 @@ struct Worker {
     full_clients: Vec<u32>,
     resumed: Vec<u32>,
     patience: Patience,
+    /// Sleeps until the engine wants to be called.
+    alarm: Option<AbortHandle>,
     me: std::rc::Weak<RefCell<Worker>>,
 }
 
@@ -120,6 +122,7 @@ pub async fn run(setup: Setup) {
             full_clients: Vec::new(),
             resumed: Vec::new(),
             patience,
+            alarm: None,
             me: me.clone(),
         })
     });
@@ -376,6 +379,7 @@ impl Worker {
                     self.wake_reader(conn);
                 }
                 Order::CloseClient { client } | Order::DropClient { client } => self.close_client(client),
+                Order::Alarm { at } => self.set_alarm(at),
             }
         }
     }
@@ -386,6 +390,22 @@ impl Worker {
         let name = self.engine.topology().shard(shard).name.clone();
         let task = tokio::task::spawn_local(connect::keep(me, conn, name, endpoint, self.patience));
         put(&mut self.conns, conn, ConnIo { socket: None, task: task.abort_handle(), reader: None, full: false });
+    }
+
+    fn set_alarm(&mut self, at: u64) {
+        let (me, at) = (self.me.clone(), self.start + Duration::from_micros(at));
+        let task = tokio::task::spawn_local(async move {
+            tokio::time::sleep_until(at.into()).await;
+            let Some(worker) = me.upgrade() else { return };
+            let mut this = worker.borrow_mut();
+            this.stale = true;
+            this.look_at_the_clock();
+            this.engine.alarm();
+            this.after();
+        });
+        if let Some(earlier) = self.alarm.replace(task.abort_handle()) {
+            earlier.abort();
+        }
     }
 
     fn wake_reader(&mut self, id: u32) {

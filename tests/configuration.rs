@@ -312,6 +312,10 @@ fn mistakes_in_commands_limits_and_timeouts() {
         "[commands]\ndeny = [\"KEYS\", \"\"]",
         "x.toml:5: commands.deny[1]: must be the name of a command, such as \"KEYS\", is \"\"",
     );
+    wrong(
+        "[commands]\ndeny = [\"KEYS\", \"CONFIG SETT\"]",
+        "x.toml:5: commands.deny[1]: must be a command that Redis 7.0 has, such as \"KEYS\", is \"CONFIG SETT\"",
+    );
     wrong("[limits]\nclients_max = 0", "x.toml:5: limits.clients_max: must be 1 to 1000000, is 0");
     wrong(
         "[limits]\nbackend_buffer_bytes_max = \"4MB\"",

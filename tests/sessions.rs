@@ -572,20 +572,22 @@ fn reply_element(reply: &Value) -> Option<String> {
 }
 
 #[test]
-fn more_blocked_clients_than_leases_get_a_defined_error() {
+fn more_blocked_clients_than_leases_wait_all_the_same() {
     let shards = shards(1);
     let proxy = Proxy::over(&shards).extra("[limits]\nleases_max = 3").start();
     let mut other = proxy.client();
-    let mut waiting = (0..3).map(|_| proxy.client()).collect::<Vec<_>>();
-    waiting.iter_mut().for_each(|client| client.send(&["BLPOP", "full", "0"]));
-    until_flagged(&mut other, 'b', 3);
-    for line in ["BLPOP full 0", "WATCH full"] {
-        let refused = say(&mut other, line);
-        assert_eq!(refused.error_word(), "SHARDDOWN", "{refused:?}");
-        assert!(refused.text().contains("leases_max") && refused.text().contains("not executed"), "{refused:?}");
+    let mut waiting = (0..8).map(|_| proxy.client()).collect::<Vec<_>>();
+    for (at, client) in waiting.iter_mut().enumerate() {
+        client.send(&["BLPOP", "full", "0"]);
+        until_flagged(&mut other, 'b', at + 1);
     }
-    check(&mut other, "RPUSH full a b c", ":3");
-    assert!(waiting.iter_mut().all(|client| client.reply().elements().len() == 2));
+    let refused = say(&mut other, "WATCH full");
+    assert_eq!(refused.error_word(), "SHARDDOWN", "{refused:?}");
+    assert!(refused.text().contains("leases_max") && refused.text().contains("not executed"), "{refused:?}");
+    for at in 0..8 {
+        check(&mut other, &format!("RPUSH full e{at}"), ":1");
+        assert_eq!(words(&waiting[at].reply()), ["full".to_owned(), format!("e{at}")]);
+    }
     check(&mut other, "WATCH full", "+\"OK\"");
     check(&mut other, "BLPOP full 0.01", "*-1");
 }
@@ -611,15 +613,12 @@ fn client_unblock_ends_a_wait() {
 }
 
 #[test]
-fn a_pop_of_several_shards_is_refused_with_the_remedy() {
+fn a_blocking_move_between_shards_is_refused_with_the_remedy() {
     let proxy = proxy();
     let keys = proxy.keys_by_shard(3, 1).concat();
     let mut client = proxy.client();
-    for line in [
-        format!("BLPOP {} {} 0", keys[0], keys[1]),
-        format!("BRPOPLPUSH {} {} 0", keys[0], keys[1]),
-        format!("BZPOPMAX {} {} 0", keys[2], keys[1]),
-    ] {
+    for line in [format!("BRPOPLPUSH {} {} 0", keys[0], keys[1]), format!("BLMOVE {} {} LEFT LEFT 0", keys[2], keys[1])]
+    {
         let refused = say(&mut client, &line);
         assert_eq!(refused.error_word(), "CROSSSLOT", "{line}: {refused:?}");
         assert!(refused.text().contains("hash tag") && refused.text().contains("[[colocate]]"), "{refused:?}");

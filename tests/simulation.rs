@@ -70,6 +70,7 @@ struct Stats {
     /// Transactions over shards, and those that only some of them ran.
     prepared: u64,
     partial: u64,
+    returned: u64,
     buffered_max: i64,
 }
 
@@ -165,6 +166,7 @@ impl World {
         if self.stats.buffered_max > BUFFERED_BYTES_MAX {
             self.ledger.blame(format!("{} bytes were buffered", self.stats.buffered_max));
         }
+        self.stats.returned = self.ledger.returned;
         (self.stats, self.ledger.wrong)
     }
 
@@ -545,6 +547,7 @@ impl World {
                         self.unplug(conn);
                     }
                     Order::CloseClient { client } => self.close(client),
+                    Order::Alarm { .. } => {}
                     Order::DropClient { client } => self.ledger.blame(format!("client {client} was dropped")),
                 }
             }

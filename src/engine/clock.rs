@@ -2,7 +2,7 @@
 //! fell silent are given up, memory that a burst left behind is given back.
 
 use super::client::Answer;
-use super::conn::{ENGINE, GREETING, NOBODY, Tag};
+use super::conn::{ENGINE, GREETING, NOBODY, Tag, WAITER};
 use super::{Engine, Fault, Order, failure};
 use crate::metrics::BackendError;
 
@@ -29,7 +29,8 @@ impl Engine {
                 if waited < self.options.request_timeout {
                     break;
                 }
-                if tag.client <= ENGINE && waited >= patience(tag) {
+                // What an attempt takes must not be lost: its reply is waited for.
+                if tag.client <= ENGINE && tag.client != WAITER && waited >= patience(tag) {
                     late.push((*tag, conn.shard));
                     tag.client = NOBODY;
                 }
@@ -51,6 +52,7 @@ impl Engine {
             }
         }
         self.hub_tick();
+        self.waiting_tick();
         mute.extend(self.silent_lines());
         for id in mute {
             self.conn_lost(id, Fault::Timeout, "it did not answer any more");

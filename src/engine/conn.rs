@@ -15,6 +15,9 @@ pub(super) const GREETING: u32 = u32::MAX - 1;
 pub(super) const ENGINE: u32 = u32::MAX - 2;
 /// Stands for the client on a lease whose transaction is carried through whatever becomes of the client.
 pub(super) const TRANSACTION: u32 = u32::MAX - 3;
+/// Replies to what is asked for clients that wait; the tag's `seq` says what it was. The lowest of
+/// these: whatever is below is a client.
+pub(super) const WAITER: u32 = u32::MAX - 4;
 
 /// Whose reply comes next.
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +45,8 @@ pub(super) enum Use {
     Party(Hold),
     /// Subscriptions of all clients of this worker.
     Hub,
+    /// Says which of the keys that clients wait for have changed.
+    Track,
 }
 
 /// Who holds a connection that only transactions use.

@@ -4,7 +4,7 @@
 use std::mem;
 
 use super::client::Answer;
-use super::conn::{ENGINE, GREETING, Link, Tag, Use};
+use super::conn::{ENGINE, GREETING, Link, Tag, Use, WAITER};
 use super::inbox::Inbox;
 use super::{Engine, Fault, Order, failure};
 use crate::metrics::BackendError;
@@ -75,10 +75,13 @@ impl Engine {
             if conn.purpose == Use::Shared && conn.proto == Proto::Resp2 && conn.db == 0 {
                 self.metrics.backends[conn.shard.0 as usize].up.set(1);
             }
-            let (hub, shard) = (conn.purpose == Use::Hub, conn.shard);
+            let (purpose, shard) = (conn.purpose, conn.shard);
             self.mark_conn(id);
-            if hub {
-                self.hub_up(shard);
+            match purpose {
+                Use::Hub => self.hub_up(shard),
+                Use::Track => self.track_up(shard),
+                Use::Shared => self.waiting_up(shard),
+                Use::Lease { .. } | Use::Party(_) => {}
             }
             // Whoever took it may have let go of it before it was connected.
             self.lease_answered(id);
@@ -126,7 +129,8 @@ impl Engine {
             let text = format!("-{text}\r\n");
             match tag.client {
                 ENGINE => self.looked_up(tag.seq, text.as_bytes()),
-                client if client < ENGINE => self.complete(tag, Answer::Copied(text.as_bytes())),
+                WAITER => self.unheard(tag.seq, tag.part, tag.offset < sent, trouble),
+                client if client < WAITER => self.complete(tag, Answer::Copied(text.as_bytes())),
                 _ => {}
             }
         }
@@ -136,6 +140,7 @@ impl Engine {
             Use::Lease { .. } => self.lease_lost(id),
             Use::Party(_) => self.reserve_lost(id),
             Use::Hub => self.hub_lost(conn.shard),
+            Use::Track => self.track_lost(conn.shard),
         }
     }
 

@@ -7,14 +7,19 @@
 mod config;
 mod info;
 mod logs;
+mod streams;
 mod value;
 
+use std::collections::VecDeque;
 use std::mem;
+
+pub(super) use streams::Streams;
 
 use super::client::Answer;
 use super::proxy::Proxy;
 use super::request::{Request, composite};
 use super::session::{Piece, Prepared};
+use super::waiting::Words;
 use crate::command::{Every, Flags};
 use crate::resp::{Args, Proto, Reply, ReplyScanner, Scanned, elements, integer, request};
 use crate::topology::{ShardId, Topology};
@@ -64,6 +69,12 @@ pub(super) enum Kind {
     RandomKey {
         left: Vec<ShardId>,
     },
+    /// XREAD, XREADGROUP, step by step.
+    Streams(Box<Streams>),
+    /// Requests that are still to be tried, one after the other.
+    Pops {
+        left: VecDeque<(ShardId, Vec<u8>)>,
+    },
     /// CONFIG SET, step by step.
     Change(Box<config::Change>),
     Every {
@@ -108,6 +119,8 @@ pub(super) enum Finish {
         need: Need,
         merge: Box<Merge>,
     },
+    /// Nothing is there: the client waits.
+    Wait(Box<Words>),
 }
 
 /// Which shards must be connected for another round.
@@ -224,6 +237,7 @@ impl Merge {
             | Kind::Prepare(_)
             | Kind::Commit(_)
             | Kind::Change(_)
+            | Kind::Streams(_)
             | Kind::Every { every: Every::Kill, .. } => None,
             Kind::Every { every: Every::Reports, .. } if parts.iter().any(|part| part.first() != Some(&b'-')) => {
                 parts.iter().find(|part| part.first() == Some(&b'-') && !logs::says_nothing(part))
@@ -245,6 +259,8 @@ impl Merge {
             Kind::Prepare(prepared) => return Finish::Prepared(prepared),
             Kind::Commit(prepared) => return Finish::Committed(prepared),
             Kind::RandomKey { left } => return random_key(left, parts, proto),
+            Kind::Streams(streams) => return streams.advance(parts, proto),
+            Kind::Pops { left } => return streams::pops(left, &parts[0]),
             Kind::Change(change) => return change.advance(parts, proto, map),
             Kind::Every { every, args } => self.every(every, &args, &mut reply, Around { proto, map, proxy }, news),
         }

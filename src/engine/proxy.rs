@@ -1,8 +1,8 @@
 //! What the proxy says of itself where a server would speak of itself: INFO's fields, the
 //! parameters of CONFIG that concern clients, and the section `# Ringway`.
 
+use super::Engine;
 use super::conn::Link;
-use super::{Engine, NONE};
 
 /// Facts of the proxy, as texts. Empty where an answer does not need them.
 #[derive(Debug, Default)]
@@ -27,7 +27,7 @@ impl Engine {
         let clients: i64 = workers().map(|worker| worker.clients.value()).sum();
         let accepted: u64 = workers().map(|worker| worker.clients_total.value()).sum();
         let refused: u64 = workers().flat_map(|worker| &worker.clients_refused).map(|refused| refused.value()).sum();
-        let is_blocked = |client: &super::client::Client| client.session.as_ref().is_some_and(|s| s.blocked != NONE);
+        let is_blocked = |client: &super::client::Client| client.session.as_ref().is_some_and(|s| s.is_blocked());
         let blocked = self.clients.iter().filter(|(_, client)| is_blocked(client)).count();
         let seconds = self.now / 1_000_000;
         vec![

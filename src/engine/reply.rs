@@ -4,7 +4,7 @@
 use std::mem;
 
 use super::client::{Answer, Park, State};
-use super::conn::{Conn, ENGINE, GREETING, Tag, Use};
+use super::conn::{Conn, ENGINE, GREETING, Tag, Use, WAITER};
 use super::merge::{Finish, Merge, Need};
 use super::out::LARGE_BYTES;
 use super::proxy::Proxy;
@@ -109,6 +109,10 @@ impl Engine {
         let conn = &mut self.conns[id as usize];
         if answer.bytes().first() == Some(&b'>') {
             // Nobody subscribed on a connection that carries requests.
+            if conn.purpose == Use::Track {
+                let shard = conn.shard;
+                self.invalidated(shard, answer.bytes());
+            }
             return;
         }
         let Some(tag) = conn.fifo.pop_front() else {
@@ -122,8 +126,9 @@ impl Engine {
         let waited_for = !conn.waiters.is_empty();
         let leased = conn.purpose != Use::Shared && conn.fifo.is_empty();
         match tag.client {
+            client if client < WAITER => self.complete(tag, answer),
             ENGINE => self.looked_up(tag.seq, answer.bytes()),
-            client if client < ENGINE => self.complete(tag, answer),
+            WAITER => self.heard(tag.seq, tag.part, answer.bytes()),
             _ => {}
         }
         if waited_for {
@@ -184,6 +189,12 @@ impl Engine {
             },
             Finish::Prepared(prepared) => self.prepared(id, seq, prepared),
             Finish::Committed(prepared) => self.committed(id, seq, prepared),
+            Finish::Wait(words) => {
+                let Some(slot) = self.clients[id as usize].slot(seq) else { return };
+                let since = slot.at;
+                self.wait_in(id, seq, *words, since, false);
+                self.end_if_half_closed(id);
+            }
             Finish::Ask { questions, need, merge } => self.ask(id, seq, &questions, need, merge),
         }
     }

@@ -332,6 +332,11 @@ impl Engine {
 
     /// One part per shard: `keys` are the positions of the keys.
     fn split(&mut self, id: u32, split: Split, keys: &[u32], request: &Request<'_>) -> Flow {
+        match split {
+            Split::Streams => return self.split_streams(id, keys, request),
+            Split::First => return self.split_pops(id, keys, request),
+            Split::Values | Split::Pairs | Split::Sum => {}
+        }
         let args = request.args;
         // Which part each key belongs to, and each part's shard, connection and number of keys.
         let mut owners: Vec<u16> = Vec::with_capacity(keys.len());
@@ -375,7 +380,7 @@ impl Engine {
         let kind = match split {
             Split::Values => Kind::Values { owners },
             Split::Pairs => Kind::Pairs,
-            Split::Sum => Kind::Sum { total: 0 },
+            _ => Kind::Sum { total: 0 },
         };
         let merge = Merge::new(kind, count, request.row.flags.has(Flags::WRITE));
         self.clients[id as usize].open(State::Merge(Box::new(merge)), Class::Split, self.now);

@@ -31,6 +31,8 @@ pub(super) struct Session {
     watch: Option<Watch>,
     /// The lease on which a blocking command runs.
     pub(super) blocked: u32,
+    /// Its place among those that wait together.
+    pub(super) waiting: u32,
     /// A key on the shard that the transaction is bound to: what ADVISE shows beside one elsewhere.
     anchor: Vec<u8>,
     /// CLIENT REPLY SKIP: the next request is not answered.
@@ -51,6 +53,7 @@ impl Default for Session {
             multi: None,
             watch: None,
             blocked: NONE,
+            waiting: NONE,
             anchor: Vec::new(),
             skip: false,
             subscriptions: Subscriptions::default(),
@@ -69,12 +72,17 @@ impl Session {
         }
     }
 
+    /// A command of it waits.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.blocked != NONE || self.waiting != NONE
+    }
+
     /// Nothing in it differs from having none.
     fn is_plain(&self) -> bool {
         self.authenticated
             && self.multi.is_none()
             && self.watch.is_none()
-            && self.blocked == NONE
+            && !self.is_blocked()
             && !self.skip
             && self.subscriptions.is_empty()
             && self.parties.is_empty()

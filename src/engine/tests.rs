@@ -136,7 +136,7 @@ impl Rig {
                         self.linked.push((conn, shard));
                     }
                     Order::Close { conn } => self.linked.retain(|(known, _)| *known != conn),
-                    Order::Reconnect { .. } => {}
+                    Order::Reconnect { .. } | Order::Alarm { .. } => {}
                     Order::CloseClient { client } | Order::DropClient { client } => self.engine.client_gone(client),
                 }
             }

@@ -21,6 +21,8 @@ pub(crate) enum Expect {
     Pairs(Vec<u64>),
     /// What each command of a transaction must get.
     Exec(Vec<Self>),
+    /// What a server said for one of these, which alone was executed.
+    Any(Vec<u64>),
 }
 
 #[derive(Debug)]
@@ -154,8 +156,19 @@ impl Client {
                 self.send(&["UNWATCH"], random);
                 self.push(Expect::Prefix("+OK\r\n"), Vec::new(), true);
             }
-            48..50 => {
+            48 => {
                 self.keyed(&["BLPOP"], base, &["0"], map, ledger, random);
+                self.last().blocks = true;
+            }
+            49 => {
+                let keys: Vec<(String, u64)> =
+                    (0..1 + random.within(0..4)).map(|_| self.key(random.within(0..6), map, ledger)).collect();
+                let mut args: Vec<&str> = keys.iter().map(|(key, _)| key.as_str()).collect();
+                args.insert(0, "BLPOP");
+                args.push("0");
+                self.send(&args, random);
+                let tokens: Vec<u64> = keys.iter().map(|(_, token)| *token).collect();
+                self.push(Expect::Any(tokens.clone()), tokens.into_iter().map(|token| vec![token]).collect(), true);
                 self.last().blocks = true;
             }
             50 | 51 => self.keyed(&["EVAL", "return 1", "1"], base, &[], map, ledger, random),
@@ -637,6 +650,13 @@ fn expected(expect: &Expect, reply: &[u8], ledger: &Ledger) -> Result<Vec<u8>, S
                     }
                     _ => b"+OK\r\n".to_vec(),
                 }
+            }
+        }
+        Expect::Any(tokens) => {
+            let ran: Vec<&[u8]> = tokens.iter().filter_map(|token| ledger.said(*token)).collect();
+            match ran.as_slice() {
+                [one] => one.to_vec(),
+                _ => return Err(format!("{} of its keys gave something", ran.len())),
             }
         }
         Expect::Exec(_) => return Err("a transaction in a transaction".to_owned()),

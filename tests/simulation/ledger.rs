@@ -31,6 +31,8 @@ pub(crate) struct Ledger {
     wholes: Vec<Vec<u64>>,
     /// Servers do what they are told: only clients go.
     pub(crate) reliable: bool,
+    /// Elements that were put back.
+    pub(crate) returned: u64,
     pub(crate) wrong: Vec<String>,
 }
 
@@ -77,6 +79,14 @@ impl Ledger {
             self.late.insert(token, *last);
         } else {
             *last = token;
+        }
+    }
+
+    /// What was taken for `token` is back: it is as if it had never been asked.
+    pub(crate) fn returned(&mut self, token: u64) {
+        self.returned += 1;
+        if self.executed.remove(&token).is_none() {
+            self.blame(format!("{token} was put back, and had not been taken"));
         }
     }
 

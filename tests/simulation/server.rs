@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use super::ledger::{Ledger, tokens};
+use super::ledger::{Ledger, token, tokens};
 use super::random::Random;
 
 /// What a server does wrong, once, to see that the checker notices.
@@ -30,6 +30,9 @@ pub(crate) struct Server {
     refused: bool,
     /// A command that blocks, and until when.
     blocked: Option<(Vec<Vec<u8>>, u64)>,
+    /// It tells of changes of these keys, once.
+    tracks: bool,
+    armed: Vec<Vec<u8>>,
     /// A reply that is held back to come after the next one.
     swapped: Option<Vec<u8>>,
 }
@@ -46,6 +49,8 @@ impl Server {
             multi: None,
             refused: false,
             blocked: None,
+            tracks: false,
+            armed: Vec::new(),
             swapped: None,
         }
     }
@@ -60,6 +65,10 @@ impl Server {
         fault: &mut Option<Fault>,
     ) -> usize {
         let mut served = 0;
+        if !self.armed.is_empty() && random.once_in(4) {
+            let name = self.armed.swap_remove(random.within(0..self.armed.len()));
+            self.output.extend([b">2\r\n$10\r\ninvalidate\r\n*1\r\n", bulk(&name).as_slice()].concat());
+        }
         while served < count {
             let reply = if let Some((args, until)) = self.blocked.take() {
                 if now < until {
@@ -172,7 +181,7 @@ impl Server {
             }
             _ if self.multi.is_some() => {
                 // A server may refuse to queue anything, and is not to be asked twice for one thing.
-                if random.once_in(60) {
+                if random.once_in(60) && name != "BLPOP" {
                     self.refused = true;
                     return b"-OOM command not allowed\r\n".to_vec();
                 }
@@ -204,8 +213,22 @@ impl Server {
         let mut reply = format!("*{}\r\n", queued.len()).into_bytes();
         for args in queued {
             let name = String::from_utf8_lossy(&args[0]).to_uppercase();
-            reply.extend(self.run(&name, &args, ledger, random));
+            reply.extend(match name.as_str() {
+                "BLPOP" => self.attempt(&args, ledger, random),
+                _ => self.run(&name, &args, ledger, random),
+            });
         }
+        reply
+    }
+
+    /// A pop that does not wait: only what it takes is worth a line.
+    fn attempt(&mut self, args: &[Vec<u8>], ledger: &mut Ledger, random: &mut Random) -> Vec<u8> {
+        if random.once_in(2) {
+            return if self.resp3 { b"_\r\n".to_vec() } else { b"*-1\r\n".to_vec() };
+        }
+        let token = tokens(args).first().copied().unwrap_or(0);
+        let reply = [b"*2\r\n", bulk(&args[1]).as_slice(), &bulk(format!("v#{token}").as_bytes())].concat();
+        ledger.execute(token, self.shard, self.resp3, self.db, &reply);
         reply
     }
 
@@ -216,6 +239,19 @@ impl Server {
     }
 
     fn run(&mut self, name: &str, args: &[Vec<u8>], ledger: &mut Ledger, random: &mut Random) -> Vec<u8> {
+        if self.tracks && name == "EXISTS" {
+            self.armed.extend_from_slice(&args[1..]);
+            let some = random.within(0..args.len());
+            return if random.once_in(10) { b"-BUSY\r\n".to_vec() } else { format!(":{some}\r\n").into_bytes() };
+        }
+        if name == "CLIENT" {
+            self.tracks = true;
+            return b"+OK\r\n".to_vec();
+        }
+        if name == "EVAL" && args.len() == 5 {
+            token(&args[4]).into_iter().for_each(|token| ledger.returned(token));
+            return b"$-1\r\n".to_vec();
+        }
         let tokens = tokens(args);
         let first = tokens.first().copied().unwrap_or(0);
         let (shard, resp3, db) = (self.shard, self.resp3, self.db);

@@ -8,7 +8,7 @@ use std::fmt::Write;
 
 use super::super::client::{Client, End, NO_COMMAND, Park};
 use super::super::failure::said;
-use super::super::{Engine, NONE, Order};
+use super::super::{Engine, Order};
 use super::SYNTAX;
 use crate::command;
 use crate::resp::{Args, Proto, Reply, integer};
@@ -208,7 +208,7 @@ impl Filter<'_> {
 /// Redis' letters for the state of a client.
 fn flags(client: &Client) -> String {
     let session = client.session.as_ref();
-    let blocked = client.park == Park::Held || session.is_some_and(|session| session.blocked != NONE);
+    let blocked = client.park == Park::Held || session.is_some_and(|session| session.is_blocked());
     let letters = [
         ('P', Type::of(client) == Type::Pubsub),
         ('x', session.is_some_and(|session| session.multi.is_some())),

@@ -105,6 +105,10 @@ impl Engine {
             _ => return self.answer_error(id, wrong_use("UNBLOCK")),
         };
         let Some(number) = integer(args.at(2)) else { return self.answer_error(id, NO_INTEGER) };
+        if let Some(waiter) = self.waiting_client(number) {
+            self.unblock_waiter(waiter, reason == "ERROR");
+            return self.answer(id, |reply| _ = reply.integer(1));
+        }
         let conn = self.blocked_conn(number);
         let Some(lease) = self.conns.get(conn as usize) else {
             return self.answer(id, |reply| _ = reply.integer(0));
@@ -128,6 +132,12 @@ impl Engine {
         let words = ["CLIENT", "UNBLOCK", &server_id, reason];
         self.conns[shared as usize].out.write(|out| crate::resp::request(out, &words));
         Flow::Taken
+    }
+
+    /// Client `number`'s place among those that wait together.
+    fn waiting_client(&self, number: i64) -> Option<u32> {
+        let (_, client) = self.clients.iter().find(|(_, client)| client.about.id as i64 == number)?;
+        client.session.as_ref().map(|session| session.waiting).filter(|waiting| *waiting != NONE)
     }
 
     /// The lease on which client `number` waits, or [`NONE`].

@@ -21,10 +21,23 @@ impl Engine {
             return Flow::Parked(Park::Empty);
         }
         let (proto, db) = (client.proto, client.db);
-        let shard = match route::one_shard(request.args, keys, &self.topology) {
-            Ok(shard) => shard,
-            Err(refusal) => return self.refuse(id, refusal, request.args),
+        // Who would wait beside others waits as they do.
+        let alone = match route::one_shard(request.args, keys, &self.topology) {
+            Ok(shard) if self.has_lease(shard, proto, db) && !self.joins_waiters(id, request, keys) => Ok(shard),
+            other => {
+                if let Some(flow) = self.wait(id, keys, request) {
+                    self.end_if_half_closed(id);
+                    return flow;
+                }
+                other
+            }
         };
+        // A server says what is wrong with the rest.
+        let shard = alone.unwrap_or_else(|_| {
+            let first = keys.first().map_or(&[][..], |key| request.args.at(*key as usize));
+            self.topology.shard_of(first)
+        });
+        let client = &self.clients[id as usize];
         let watch = client.session.as_ref().and_then(|session| session.watch);
         let conn = match watch {
             Some(watch) if watch.shard == shard && watch.conn != NONE => watch.conn,
@@ -44,8 +57,8 @@ impl Engine {
     }
 
     /// A blocking command of a client that half-closed before it was looked at.
-    fn end_if_half_closed(&mut self, id: u32) {
-        if self.clients[id as usize].end == End::HalfClosed {
+    pub(in crate::engine) fn end_if_half_closed(&mut self, id: u32) {
+        if self.is_blocked(id) && self.clients[id as usize].end == End::HalfClosed {
             self.give_up_blocked(id);
         }
     }
@@ -85,6 +98,13 @@ impl Engine {
         }
         self.end_if_half_closed(id);
         Flow::Taken
+    }
+
+    /// Whether there is one to be had for a client that can wait without.
+    fn has_lease(&self, shard: ShardId, proto: Proto, db: u32) -> bool {
+        let state = &self.shards[shard.0 as usize];
+        let fits = |conn: &u32| self.conns.get(*conn as usize).is_some_and(|c| c.proto == proto && c.db == db);
+        state.leases < self.options.leases_max || state.idle.iter().any(fits) || !state.idle.is_empty()
     }
 
     /// A connection to `shard` for this client alone, or what the client gets instead.
@@ -189,6 +209,9 @@ impl Engine {
         if session.blocked != NONE {
             self.close_waiting(id);
         }
+        if session.waiting != NONE {
+            self.waiter_gone(session.waiting);
+        }
     }
 
     /// Closes the leases on which the client's command waits: WAIT has one on every shard.
@@ -201,6 +224,9 @@ impl Engine {
     /// The client waits on a lease for what may never come.
     pub(in crate::engine) fn is_blocked(&self, id: u32) -> bool {
         let session = self.clients.get(id as usize).and_then(|client| client.session.as_ref());
+        if session.is_some_and(|session| session.waiting != NONE) {
+            return true;
+        }
         let lease = session.and_then(|session| self.conns.get(session.blocked as usize));
         lease.is_some_and(|lease| lease.patient)
     }
@@ -211,7 +237,12 @@ impl Engine {
         let client = &mut self.clients[id as usize];
         client.end = End::Closing;
         let seq = client.next_seq().wrapping_sub(1);
-        client.session_mut().lose_watch();
+        let session = client.session_mut();
+        session.lose_watch();
+        let waiting = session.waiting;
+        if waiting != NONE {
+            self.waiter_gone(waiting);
+        }
         self.close_waiting(id);
         self.finish_with(id, seq, b"");
     }

@@ -197,7 +197,8 @@ impl Engine {
                 }
                 Place::Every { every, writes: Merge::writes(every, request.row.flags) }
             }
-            Plan::Split(_) if !self.options.prepared => {
+            // As a gather is: what one shard says decides what the next is asked.
+            Plan::Split(split) if !self.options.prepared || matches!(split, Split::Streams | Split::First) => {
                 return match route::one_shard(args, &keys, &self.topology) {
                     Err(refusal) => self.refuse(id, refusal, args),
                     Ok(_) => Flow::Taken,
@@ -328,7 +329,7 @@ impl Engine {
                     let kind = match cut.split {
                         Split::Values => Kind::Values { owners: cut.owners },
                         Split::Pairs => Kind::Pairs,
-                        Split::Sum => Kind::Sum { total: 0 },
+                        _ => Kind::Sum { total: 0 },
                     };
                     Piece::Merged { parties: numbers, kind, writes: cut.writes }
                 }
