@@ -297,7 +297,7 @@ impl Client {
                 multi.items.push(Expect::Exact(b":7007007\r\n".to_vec()));
                 self.push(Expect::Prefix("+QUEUED\r\n"), Vec::new(), false);
             }
-            11.. => return self.exec(multi, random),
+            11.. => return self.exec(multi, ledger, random),
             _ => {}
         }
         self.multi = Some(multi);
@@ -314,7 +314,7 @@ impl Client {
             multi.items.push(Expect::Token(token));
             multi.tokens.push(token);
         }
-        self.exec(multi, random);
+        self.exec(multi, ledger, random);
     }
 
     /// A transaction on any shards, whole; now and then with a key that is watched.
@@ -333,13 +333,14 @@ impl Client {
         }
     }
 
-    fn exec(&mut self, multi: Multi, random: &mut Random) {
+    fn exec(&mut self, multi: Multi, ledger: &mut Ledger, random: &mut Random) {
         self.watched = None;
         if multi.spoiled {
             let text = b"-EXECABORT Transaction discarded because of previous errors.\r\n";
             return self.exact(&["EXEC"], text, random);
         }
         self.send(&["EXEC"], random);
+        ledger.whole(multi.tokens.clone());
         self.push(Expect::Exec(multi.items), vec![multi.tokens], true);
         self.last().db = multi.db;
         // Which database it is in then only the answer tells.

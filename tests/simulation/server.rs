@@ -199,7 +199,7 @@ impl Server {
         if self.refused {
             return b"-EXECABORT Transaction discarded because of previous errors.\r\n".to_vec();
         }
-        if random.once_in(40) {
+        if !ledger.reliable && random.once_in(40) {
             return b"-READONLY it writes nothing\r\n".to_vec();
         }
         if watched && random.once_in(3) {
