@@ -658,7 +658,9 @@ fn expected(expect: &Expect, reply: &[u8], ledger: &Ledger) -> Result<Vec<u8>, S
             }
         }
         Expect::Any(tokens) => {
-            let ran: Vec<&[u8]> = tokens.iter().filter_map(|token| ledger.said(*token)).collect();
+            let mut ran: Vec<&[u8]> = tokens.iter().filter_map(|token| ledger.said(*token)).collect();
+            // A server that was given all of them refuses them with one word.
+            ran.dedup();
             match ran.as_slice() {
                 [one] => one.to_vec(),
                 _ => return Err(format!("{} of its keys gave something", ran.len())),
