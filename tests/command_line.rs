@@ -67,9 +67,9 @@ fn check_prints_shards_and_shares() {
          placement  slots, version 1; 0 colocate rules\n\
          \n\
          shard    address         weight  slots  share\n\
-         a        127.0.0.1:7001       1   5384  32.9%  home\n\
-         b        127.0.0.1:7002       1   5265  32.1%\n\
-         c        127.0.0.1:7003       1   5735  35.0%\n"
+         a        127.0.0.1:7001       1   5519  33.7%  home\n\
+         b        127.0.0.1:7002       1   5176  31.6%\n\
+         c        127.0.0.1:7003       1   5689  34.7%\n"
     );
 }
 
@@ -93,7 +93,7 @@ fn locate_says_where_and_why() {
     let lines: Vec<&str> = out.lines().collect();
     assert_eq!(
         lines[0],
-        "key=\"user:42\" tag=\"user:42\" slot=15880 shard=b address=127.0.0.1:7002 why=\"the whole key is hashed\""
+        "key=\"user:42\" tag=\"user:42\" slot=15880 shard=c address=127.0.0.1:7003 why=\"the whole key is hashed\""
     );
     assert!(lines[1].contains("tag=\"42\" slot=8000 ") && lines[1].ends_with("why=\"its hash tag\""));
     assert!(lines[2].contains("tag=\"mail\" ") && lines[2].ends_with(r#"why="the colocate rule \"bull:{*}:*\"""#));
