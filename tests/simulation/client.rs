@@ -513,6 +513,8 @@ fn judge(pending: &Pending, reply: &[u8], ledger: &mut Ledger) -> Result<Outcome
             let ran: Vec<&[u8]> = tokens.iter().filter_map(|token| ledger.said(*token)).collect();
             match ran.as_slice() {
                 [one] => one.to_vec(),
+                // A server refused the whole request.
+                [error, ..] if error.starts_with(b"-") => error.to_vec(),
                 _ => return Err(format!("{} of its keys gave something", ran.len())),
             }
         }
