@@ -256,6 +256,16 @@ pub fn child(parent: CommandId, name: &[u8]) -> Option<CommandId> {
     names::child(parent, name)
 }
 
+/// The rows that a configuration means by `name`, such as `KEYS`, `CONFIG SET` or `config|set`: a
+/// container's with all its subcommands.
+pub fn named(name: &str) -> impl Iterator<Item = CommandId> + use<> {
+    let name = name.to_lowercase().replace(' ', "|");
+    let means = move |row: &Command| {
+        row.name.strip_prefix(name.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('|'))
+    };
+    (0..).map(CommandId).zip(all()).filter(move |(_, row)| means(row)).map(|(id, _)| id)
+}
+
 /// The row itself.
 #[must_use]
 #[inline]

@@ -167,8 +167,8 @@ pub struct Commands {
     /// One operation on keys of several backends: fetch the others' values to one of them, or
     /// refuse with CROSSSLOT. Default `"gather"`, which so far refuses too.
     pub cross_shard: CrossShard,
-    /// MULTI/EXEC with keys of several backends: one prepared transaction on each, or refuse with
-    /// CROSSSLOT. Default `"prepared"`.
+    /// MULTI/EXEC with keys of several backends: prepared on each of them, then carried out on all, or
+    /// refused with CROSSSLOT. Default `"prepared"`.
     pub cross_shard_transactions: CrossShardTransactions,
     /// Where unknown commands without keys go: `"home"`, `"refuse"`, or a backend's name for each
     /// command. Default: none, refused.
@@ -250,6 +250,9 @@ pub struct Limits {
     /// Connections to one backend that each worker lends to single clients (WATCH, blocking
     /// commands). Default 256.
     pub leases_max: u32,
+    /// Further ones that each worker keeps for transactions over several backends; one that finds none
+    /// free waits for as long as for a request. Default 32.
+    pub transaction_leases_max: u32,
 }
 
 /// `[timeouts]`; text such as `"500ms"`, `"5s"`, `"2m"`, `"1h"`.
@@ -431,6 +434,7 @@ impl Default for Limits {
             request_bytes_max: 512 * MIB,
             query_buffer_bytes_max: 1024 * MIB,
             leases_max: 256,
+            transaction_leases_max: 32,
         }
     }
 }

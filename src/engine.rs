@@ -23,6 +23,7 @@ mod proxy;
 mod pubsub;
 mod reply;
 mod request;
+mod scripts;
 mod session;
 mod waiting;
 
@@ -47,6 +48,8 @@ use local::{Advice, Pause};
 use lookup::Lookups;
 use out::Pool;
 use pubsub::Hub;
+use scripts::Scripts;
+use session::{Queued, Reserve};
 use waiting::Waiting;
 
 /// Where an index of no connection is needed.
@@ -80,6 +83,10 @@ pub struct Options {
     pub backend_inflight_max: usize,
     /// Connections of one backend that single clients hold (transactions, blocking commands).
     pub leases_max: usize,
+    /// Further ones that only transactions over several shards use.
+    pub transaction_leases_max: usize,
+    /// Transactions over several shards are prepared on each; else they are refused.
+    pub prepared: bool,
     pub request_timeout: u64,
     pub script_timeout: u64,
     /// Who may use the proxy; with nobody listed, everybody may.
@@ -116,6 +123,8 @@ impl Default for Options {
             backend_buffer_bytes_max: 4 * 1024 * 1024,
             backend_inflight_max: 16_384,
             leases_max: 256,
+            transaction_leases_max: 32,
+            prepared: true,
             request_timeout: 5_000_000,
             script_timeout: 60_000_000,
             users: Vec::new(),
@@ -211,6 +220,8 @@ struct ShardState {
     idle: Vec<u32>,
     /// Leases there are.
     leases: usize,
+    /// Those of transactions over several shards.
+    reserve: Reserve,
     /// What the server calls its version, once it was asked.
     version: Option<String>,
 }
@@ -242,12 +253,19 @@ pub struct Engine {
     pause: Option<Pause>,
     /// Clients whose next request waits for the pause's end.
     held: Vec<(u32, u32)>,
+    /// Clients whose transactions wait for leases, the first one first.
+    transactions: VecDeque<Queued>,
     lookups: Lookups,
+    scripts: Scripts,
     advice: Advice,
     /// Scratch: the arguments of the request at hand, the positions of its keys.
     spans: Vec<Span>,
     keys: Vec<u32>,
 }
+
+/// Places among the labels of what becomes of keys on several shards.
+const CROSS_REFUSED: usize = 0;
+const CROSS_PREPARED: usize = 1;
 
 /// The labels of [`WorkerMetrics`], in the order in which the engine counts.
 #[must_use]
@@ -256,7 +274,7 @@ pub fn labels(topology: &Topology) -> Labels {
         commands: command::all().iter().map(|row| row.name).collect(),
         classes: const { &Class::NAMES },
         error_kinds: failure::KINDS,
-        cross_kinds: &["refused"],
+        cross_kinds: &["refused", "prepared"],
         backends: topology.shards().iter().map(|shard| shard.name.clone()).collect(),
     }
 }
@@ -286,7 +304,9 @@ impl Engine {
             pool: Pool::default(),
             pause: None,
             held: Vec::new(),
+            transactions: VecDeque::new(),
             lookups: Lookups::default(),
+            scripts: Scripts::default(),
             advice: Advice::default(),
             spans: Vec::new(),
             keys: Vec::new(),
@@ -333,6 +353,10 @@ impl Engine {
 
     /// The client's socket is closed: whatever it still waits for is dropped when it comes.
     pub fn client_gone(&mut self, id: u32) {
+        if self.is_committing(id) {
+            self.metrics.clients.dec();
+            return self.orphan(id);
+        }
         let Some(mut client) = self.clients.try_remove(id as usize) else { return };
         self.metrics.clients.dec();
         client.out.clear();
@@ -578,7 +602,14 @@ impl Engine {
 
 impl ShardState {
     fn new() -> Self {
-        Self { shared: [NONE; 2], others: HashMap::new(), idle: Vec::new(), leases: 0, version: None }
+        Self {
+            shared: [NONE; 2],
+            others: HashMap::new(),
+            idle: Vec::new(),
+            leases: 0,
+            reserve: Reserve::default(),
+            version: None,
+        }
     }
 }
 

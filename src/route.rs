@@ -12,6 +12,8 @@ use crate::topology::{ShardId, Topology};
 pub enum Plan {
     /// Its bytes go to one shard, the shard's reply comes back.
     One(ShardId),
+    /// The same for a script, whose body the shard may not know yet.
+    Script(ShardId),
     /// One part per shard, by the keys whose positions were found.
     Split(Split),
     Every(Every),
@@ -133,7 +135,7 @@ fn keyed(row: &Command, args: Args<'_>, map: &Topology, rules: Rules, keys: &mut
         return Plan::One(map.home());
     }
     if keys.is_empty() && row.flags.has(Flags::NO_MANDATORY_KEYS) && matches!(row.keys, Keys::Counted { .. }) {
-        return rules.keyless_scripts.map_or(Plan::Refuse(Refusal::KeylessScript), Plan::One);
+        return rules.keyless_scripts.map_or(Plan::Refuse(Refusal::KeylessScript), Plan::Script);
     }
     match one_shard(args, keys, map) {
         Err(_) if row.keys == Keys::Streams => match blocks(row, args) {
@@ -146,6 +148,7 @@ fn keyed(row: &Command, args: Args<'_>, map: &Topology, rules: Rules, keys: &mut
             None => Plan::One(shard),
         },
         Ok(_) if blocks(row, args) => Plan::Session(Session::Block),
+        Ok(shard) if row.flags.has(Flags::NO_MANDATORY_KEYS) => Plan::Script(shard),
         Ok(shard) => Plan::One(shard),
     }
 }
@@ -227,7 +230,7 @@ mod tests {
         let said = match resolve(args) {
             Err(refusal) => format!("{refusal:?}").split(['(', ' ']).next().unwrap_or_default().to_owned(),
             Ok((id, row)) => match plan(id, row, args, &map, rules, &mut keys) {
-                Plan::One(shard) => map.shard(shard).name.clone(),
+                Plan::One(shard) | Plan::Script(shard) => map.shard(shard).name.clone(),
                 Plan::Refuse(refusal) => format!("{refusal:?}").split(['(', ' ']).next().unwrap_or_default().to_owned(),
                 Plan::Split(split) => {
                     let at = |key: &u32| map.shard(map.shard_of(args.at(*key as usize))).name.clone();

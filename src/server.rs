@@ -22,8 +22,8 @@ use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
 use crate::admin::{self, AdminState, ShardFacts};
-use crate::command::{self, CommandId};
-use crate::config::{Config, Keyless, ReadyQuorum};
+use crate::command;
+use crate::config::{Config, CrossShardTransactions, Keyless, ReadyQuorum};
 use crate::engine::{self, About, Credentials, Options, User};
 use crate::metrics::{Metrics, Refusal, WorkerMetrics};
 use crate::resp::Limits;
@@ -56,7 +56,7 @@ async fn serve(config: &Config, threads: usize, topology: Arc<Topology>, metrics
         listeners.push(Listener::bind(endpoint, config).with_context(|| format!("cannot listen on {endpoint}"))?);
     }
     let port = listeners.first().map_or(0, Listener::port);
-    let options = options(config, &topology, metrics.workers(), port, denied(config)?);
+    let options = options(config, &topology, metrics.workers(), port);
     let (stop, stopped) = watch::channel(false);
     let snapshot = Arc::new(ArcSwap::new(Arc::clone(&topology)));
     let mut workers = Vec::new();
@@ -270,31 +270,8 @@ async fn turn_away(socket: Accepted) {
     }
 }
 
-/// The rows that `[commands] deny` names, a container's with all its subcommands. A name that means
-/// nothing would protect nothing.
-fn denied(config: &Config) -> anyhow::Result<Vec<CommandId>> {
-    let mut rows = Vec::new();
-    for name in &config.commands.deny {
-        let name = name.to_lowercase().replace(' ', "|");
-        let named =
-            |row: &str| row == name || row.strip_prefix(name.as_str()).is_some_and(|rest| rest.starts_with('|'));
-        let before = rows.len();
-        rows.extend((0..).map(CommandId).zip(command::all()).filter(|(_, row)| named(row.name)).map(|(id, _)| id));
-        if rows.len() == before {
-            bail!("commands.deny: there is no command {name:?}");
-        }
-    }
-    Ok(rows)
-}
-
 /// The engine's options from the configuration.
-fn options(
-    config: &Config,
-    topology: &Topology,
-    workers: &[Arc<WorkerMetrics>],
-    port: u16,
-    deny: Vec<CommandId>,
-) -> Options {
+fn options(config: &Config, topology: &Topology, workers: &[Arc<WorkerMetrics>], port: u16) -> Options {
     let limits = &config.limits;
     let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
     let micros = |duration: std::time::Duration| duration.as_micros() as u64;
@@ -315,6 +292,8 @@ fn options(
         client_output_hard_bytes_max: bytes(limits.client_output_hard_bytes_max),
         client_idle: micros(config.timeouts.client_idle),
         leases_max: limits.leases_max as usize,
+        transaction_leases_max: limits.transaction_leases_max as usize,
+        prepared: config.commands.cross_shard_transactions == CrossShardTransactions::Prepared,
         request_timeout: micros(config.timeouts.request),
         script_timeout: micros(config.timeouts.script),
         users: config
@@ -334,7 +313,7 @@ fn options(
             .iter()
             .filter_map(|(name, place)| Some((name.to_lowercase().replace(' ', "|"), keyless(place, topology)?)))
             .collect(),
-        deny,
+        deny: config.commands.deny.iter().flat_map(|name| command::named(name)).collect(),
         credentials: config
             .backend
             .iter()
@@ -417,32 +396,5 @@ fn facts(config: &Config, topology: &Topology, metrics: &Metrics) -> admin::Fact
                 }
             })
             .collect(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn check(deny: &str, expected: &str) {
-        let text = format!("[[backend]]\nname = \"a\"\naddress = \"127.0.0.1:7001\"\n[commands]\ndeny = [{deny}]\n");
-        let config = Config::parse(Path::new("x.toml"), &text).expect("a configuration");
-        let said = match denied(&config) {
-            Ok(rows) => rows.iter().map(|id| command::row(*id).name).collect::<Vec<_>>().join(" "),
-            Err(error) => error.to_string(),
-        };
-        assert_eq!(said, expected, "{deny}");
-    }
-
-    #[test]
-    fn denied_names_are_rows_of_the_table() {
-        check(r#""KEYS", "FlushAll""#, "keys flushall");
-        check(r#""CONFIG SET""#, "config|set");
-        check(r#""config|get""#, "config|get");
-        check(r#""READONLYY""#, "commands.deny: there is no command \"readonlyy\"");
-        check(
-            r#""LATENCY""#,
-            "latency latency|doctor latency|graph latency|help latency|histogram latency|history latency|latest latency|reset",
-        );
     }
 }

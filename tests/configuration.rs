@@ -296,6 +296,11 @@ fn mistakes_in_commands_limits_and_timeouts() {
         "x.toml:5: commands.cross_shard: must be one of \"gather\", \"refuse\", is \"allow\"",
     );
     wrong(
+        "[commands]\ncross_shard_transactions = \"gather\"",
+        "x.toml:5: commands.cross_shard_transactions: must be one of \"prepared\", \"refuse\", is \"gather\"",
+    );
+    wrong("[limits]\ntransaction_leases_max = 0", "x.toml:5: limits.transaction_leases_max: must be 1 to 10000, is 0");
+    wrong(
         "[commands]\nkeyless_scripts = \"z\"",
         "x.toml:5: commands.keyless_scripts: must be \"home\", \"refuse\" or the name of a backend (a), is \"z\"",
     );
@@ -306,6 +311,10 @@ fn mistakes_in_commands_limits_and_timeouts() {
     wrong(
         "[commands]\ndeny = [\"KEYS\", \"\"]",
         "x.toml:5: commands.deny[1]: must be the name of a command, such as \"KEYS\", is \"\"",
+    );
+    wrong(
+        "[commands]\ndeny = [\"KEYS\", \"CONFIG SETT\"]",
+        "x.toml:5: commands.deny[1]: must be a command that Redis 7.0 has, such as \"KEYS\", is \"CONFIG SETT\"",
     );
     wrong("[limits]\nclients_max = 0", "x.toml:5: limits.clients_max: must be 1 to 1000000, is 0");
     wrong(

@@ -104,15 +104,13 @@ fn shares_and_moves_stay_in_their_bounds() {
         }
     }
     moves.sort_by(f64::total_cmp);
-    let (median, most) = (moves[moves.len() / 2], moves[moves.len() * 49 / 50]);
-    let worst = moves[moves.len() - 1];
+    let (median, most) = (moves[moves.len() / 2], moves[moves.len() - 1]);
     println!("fullest {fullest:.3} emptiest {emptiest:.3} of a fair share");
-    println!("adding a shard moves {median:.3} (median) {most:.3} (98 of 100) {worst:.3} (most) of 16384/(n+1)");
+    println!("adding a shard moves {median:.3} (median) {most:.3} (most) of 16384/(n+1)");
     assert!(fullest <= 1.06, "{fullest}");
     assert!(emptiest >= 0.78, "{emptiest}");
     assert!(median <= 1.25, "{median}");
     assert!(most <= 1.4, "{most}");
-    assert!(worst <= 1.5, "{worst}");
 }
 
 #[test]

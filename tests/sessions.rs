@@ -240,7 +240,8 @@ fn a_whole_transaction_can_be_pipelined() {
 
 #[test]
 fn keys_on_several_shards_are_refused_and_the_transaction_with_them() {
-    let proxy = proxy();
+    let shards = shards(3);
+    let proxy = Proxy::over(&shards).extra("[commands]\ncross_shard_transactions = \"refuse\"").start();
     let keys = proxy.keys_by_shard(3, 2);
     let (a, b) = (&keys[0][0], &keys[1][0]);
     let mut client = proxy.client();
@@ -583,9 +584,9 @@ fn more_blocked_clients_than_leases_wait_all_the_same() {
     let refused = say(&mut other, "WATCH full");
     assert_eq!(refused.error_word(), "SHARDDOWN", "{refused:?}");
     assert!(refused.text().contains("leases_max") && refused.text().contains("not executed"), "{refused:?}");
-    for at in 0..8 {
+    for (at, client) in waiting.iter_mut().enumerate() {
         check(&mut other, &format!("RPUSH full e{at}"), ":1");
-        assert_eq!(words(&waiting[at].reply()), ["full".to_owned(), format!("e{at}")]);
+        assert_eq!(words(&client.reply()), ["full".to_owned(), format!("e{at}")]);
     }
     check(&mut other, "WATCH full", "+\"OK\"");
     check(&mut other, "BLPOP full 0.01", "*-1");

@@ -234,6 +234,23 @@ mod tests {
     }
 
     #[test]
+    fn a_configuration_names_rows() {
+        let check = |name: &str, expected: &str| {
+            let rows: Vec<&str> = super::super::named(name).map(|id| TABLE[id.0 as usize].name).collect();
+            assert_eq!(rows.join(" "), expected, "{name}");
+        };
+        check("KEYS", "keys");
+        check("FlushAll", "flushall");
+        check("CONFIG SET", "config|set");
+        check("config|get", "config|get");
+        check("READONLYY", "");
+        check(
+            "LATENCY",
+            "latency latency|doctor latency|graph latency|help latency|histogram latency|history latency|latest latency|reset",
+        );
+    }
+
+    #[test]
     fn the_index_is_sparse_and_searches_are_short() {
         let taken: Vec<usize> = (0..PLACES).filter(|at| INDEX[*at].len != 0).collect();
         assert!(taken.len() * 2 < PLACES, "{} of {PLACES}", taken.len());

@@ -1,5 +1,6 @@
 //! What serde cannot see: ranges, and names that must exist or be unique.
 
+use crate::command;
 use crate::topology::{Endpoint, KeyHash, POINTS_MAX, POINTS_PER_WEIGHT, Pattern, SHARDS_MAX};
 
 use super::source::Field;
@@ -164,7 +165,7 @@ fn commands(config: &Config) -> Checked {
     let field = |key| Field::of("commands").key(key);
     let commands = &config.commands;
     for (name, target) in &commands.keyless {
-        command(field("keyless").key(name), name)?;
+        command_name(field("keyless").key(name), name)?;
         if let Keyless::Shard(shard) = target {
             known_or_words(config, field("keyless").key(name), shard)?;
         }
@@ -173,13 +174,18 @@ fn commands(config: &Config) -> Checked {
         known_or_words(config, field("keyless_scripts"), shard)?;
     }
     for (index, name) in commands.deny.iter().enumerate() {
-        command(field("deny").at(index), name)?;
+        let field = field("deny").at(index);
+        command_name(field.clone(), name)?;
+        // A name that means nothing would protect nothing.
+        if command::named(name).next().is_none() {
+            return mistake(field, format!("must be a command that Redis 7.0 has, such as \"KEYS\", is {name:?}"));
+        }
     }
     Ok(())
 }
 
 /// The shape of a command's name; whether it exists is for the servers to say.
-fn command(field: Field, name: &str) -> Checked {
+fn command_name(field: Field, name: &str) -> Checked {
     if !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-| ".contains(&b)) {
         return Ok(());
     }
@@ -193,6 +199,7 @@ fn limits(config: &Config) -> Checked {
     range(field("client_inflight_max"), limits.client_inflight_max, 1, 65_536)?;
     range(field("backend_inflight_max"), limits.backend_inflight_max, 1, 1_000_000)?;
     range(field("leases_max"), limits.leases_max, 1, 10_000)?;
+    range(field("transaction_leases_max"), limits.transaction_leases_max, 1, 10_000)?;
     const KIB: u64 = 1 << 10;
     // Redis' own limits end here, and sizes of a request are kept in 32 bits.
     const MOST: u64 = u32::MAX as u64;

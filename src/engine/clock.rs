@@ -13,6 +13,7 @@ impl Engine {
     /// To be called some ten times a second: tells those who waited too long, and tidies up.
     pub fn tick(&mut self) {
         self.end_pause_in_time();
+        self.end_waits_for_leases();
         let mut late = Vec::new();
         let mut mute = Vec::new();
         for (id, conn) in &mut self.conns {

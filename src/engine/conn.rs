@@ -1,9 +1,10 @@
 //! One connection to a server: what is to be written, and whose replies are to come, in order.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 
 use super::inbox::Inbox;
 use super::out::Out;
+use super::scripts::Sha;
 use crate::resp::{Proto, ReplyScanner};
 use crate::topology::ShardId;
 
@@ -13,9 +14,11 @@ pub(super) const NOBODY: u32 = u32::MAX;
 pub(super) const GREETING: u32 = u32::MAX - 1;
 /// Replies to the engine's own questions; the tag's `seq` says which one.
 pub(super) const ENGINE: u32 = u32::MAX - 2;
+/// Stands for the client on a lease whose transaction is carried through whatever becomes of the client.
+pub(super) const TRANSACTION: u32 = u32::MAX - 3;
 /// Replies to what is asked for clients that wait; the tag's `seq` says what it was. The lowest of
 /// these: whatever is below is a client.
-pub(super) const WAITER: u32 = u32::MAX - 3;
+pub(super) const WAITER: u32 = u32::MAX - 4;
 
 /// Whose reply comes next.
 #[derive(Clone, Copy, Debug)]
@@ -39,10 +42,22 @@ pub(super) enum Use {
     Shared,
     /// Held by one client, or idle when `client` is [`NOBODY`].
     Lease { client: u32, keep: bool },
+    /// One shard's part of transactions over several shards.
+    Party(Hold),
     /// Subscriptions of all clients of this worker.
     Hub,
     /// Says which of the keys that clients wait for have changed.
     Track,
+}
+
+/// Who holds a connection that only transactions use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Hold {
+    Nobody,
+    /// This client's transaction is prepared on it.
+    Client(u32),
+    /// Nobody any more, once it has answered everything.
+    Leaving,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +96,8 @@ pub(super) struct Conn {
     pub(super) trouble: String,
     /// It was up before: the next time is a reconnect.
     pub(super) was_up: bool,
+    /// Bodies that went to the server over it.
+    pub(super) scripts: HashSet<Sha>,
     /// What the server calls this connection (its CLIENT ID).
     pub(super) server_id: i64,
     /// An admin's own words went over it: nobody may inherit it.
@@ -107,6 +124,7 @@ impl Conn {
             waiters: Vec::new(),
             trouble: "no connection was made yet".to_owned(),
             was_up: false,
+            scripts: HashSet::new(),
             server_id: 0,
             tainted: false,
         }

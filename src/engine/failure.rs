@@ -45,20 +45,24 @@ pub(super) fn kind_of_text(text: &[u8]) -> usize {
     KINDS.iter().position(|kind| kind.as_bytes() == &text[..end]).unwrap_or(KINDS.len() - 1)
 }
 
+/// How the errors of a shard that is not there end.
+const DID_NOT_RUN: &str = "; the command was not executed";
+const MAY_HAVE_RUN: &str = "; the command may have been executed";
+
 fn shard_name(shard: &Shard) -> String {
     format!("shard {} ({})", shard.name, shard.endpoint)
 }
 
 pub(super) fn down(shard: &Shard, trouble: &str) -> String {
-    format!("SHARDDOWN {} is not connected: {trouble}; the command was not executed", shard_name(shard))
+    format!("SHARDDOWN {} is not connected: {trouble}{DID_NOT_RUN}", shard_name(shard))
 }
 
 pub(super) fn lost(shard: &Shard, trouble: &str) -> String {
-    format!("SHARDLOST the connection to {} broke: {trouble}; the command may have been executed", shard_name(shard))
+    format!("SHARDLOST the connection to {} broke: {trouble}{MAY_HAVE_RUN}", shard_name(shard))
 }
 
 pub(super) fn timeout(shard: &Shard, ms: u64) -> String {
-    format!("SHARDTIMEOUT no reply from {} within {ms} ms; the command may have been executed", shard_name(shard))
+    format!("SHARDTIMEOUT no reply from {} within {ms} ms{MAY_HAVE_RUN}", shard_name(shard))
 }
 
 pub(super) fn watch_lost(shard: &Shard) -> String {
@@ -74,6 +78,64 @@ pub(super) fn no_lease(shard: &Shard, max: usize) -> String {
          was not executed",
         shard_name(shard)
     )
+}
+
+pub(super) fn no_party(shard: &Shard, max: usize, waited_ms: u64) -> String {
+    format!(
+        "EXECABORT Transaction discarded because of: {} has no free connection for a transaction over shards: all \
+         {max} (limits.transaction_leases_max) were held for {waited_ms} ms; nothing was executed",
+        shard_name(shard)
+    )
+}
+
+/// The reply to EXEC when a shard did not take a command, or was lost before it was told to run any.
+pub(super) fn not_prepared(refused: &[u8]) -> Vec<u8> {
+    let said = String::from_utf8_lossy(refused.get(1..).unwrap_or(&[])).trim_end().to_owned();
+    let ours = said.strip_suffix(MAY_HAVE_RUN).or_else(|| said.strip_suffix(DID_NOT_RUN));
+    let said = ours.map_or(said.clone(), |said| format!("{said}; nothing was executed"));
+    format!("-EXECABORT Transaction discarded because of: {said}\r\n").into_bytes()
+}
+
+/// The reply to EXEC when the shard with the watched keys, which is asked alone, did not run its part.
+pub(super) fn watched_first(reply: &[u8], others: &[&str]) -> Vec<u8> {
+    let said = String::from_utf8_lossy(reply).trim_end().to_owned();
+    match said.strip_suffix(MAY_HAVE_RUN) {
+        None => reply.to_vec(),
+        Some(said) => format!(
+            "{said}; its part of the transaction may have been executed, that of {} was not\r\n",
+            others.join(", ")
+        )
+        .into_bytes(),
+    }
+}
+
+/// The reply to EXEC when some shards ran their parts and others did not.
+pub(super) fn partly_executed<'a>(
+    said: impl Iterator<Item = (&'a Shard, &'a [u8])> + Clone,
+    ran: impl Fn(&[u8]) -> bool,
+) -> Vec<u8> {
+    let names: Vec<&str> = said.clone().filter(|(_, reply)| ran(reply)).map(|(shard, _)| shard.name.as_str()).collect();
+    let others: Vec<String> = said.filter(|(_, reply)| !ran(reply)).map(answered).collect();
+    format!("-SHARDPARTIAL the transaction ran on {}; {}\r\n", names.join(", "), others.join("; ")).into_bytes()
+}
+
+/// The reply to EXEC when no shard is known to have run its part. One that says no says it for itself,
+/// if there is none of which nothing is known.
+pub(super) fn not_executed<'a>(
+    said: impl Iterator<Item = (&'a Shard, &'a [u8])> + Clone,
+    is_uncertain: impl Fn(&[u8]) -> bool,
+) -> Vec<u8> {
+    let Some((unknown, reply)) = said.clone().find(|(_, reply)| is_uncertain(reply)) else {
+        return said.into_iter().next().map_or_else(Vec::new, |(_, reply)| reply.to_vec());
+    };
+    let others = said.filter(|(shard, _)| shard.name != unknown.name).map(answered);
+    let all: Vec<String> = [String::from_utf8_lossy(reply).trim_end().to_owned()].into_iter().chain(others).collect();
+    format!("{}\r\n", all.join("; ")).into_bytes()
+}
+
+fn answered((shard, reply): (&Shard, &[u8])) -> String {
+    let said = String::from_utf8_lossy(reply.get(1..).unwrap_or(&[]));
+    format!("{} answered: {}", shard_name(shard), said.trim_end())
 }
 
 /// The text for a request that is not carried out.

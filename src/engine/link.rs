@@ -81,7 +81,7 @@ impl Engine {
                 Use::Hub => self.hub_up(shard),
                 Use::Track => self.track_up(shard),
                 Use::Shared => self.waiting_up(shard),
-                Use::Lease { .. } => {}
+                Use::Lease { .. } | Use::Party(_) => {}
             }
             // Whoever took it may have let go of it before it was connected.
             self.lease_answered(id);
@@ -111,8 +111,10 @@ impl Engine {
         let sent = conn.out.taken();
         conn.trouble = trouble.to_owned();
         // A server that was there a moment ago gets one chance to be back at once.
-        conn.link = if was_up && !matches!(conn.purpose, Use::Lease { .. }) { Link::Connecting } else { Link::Down };
+        let ends = matches!(conn.purpose, Use::Lease { .. } | Use::Party(_));
+        conn.link = if was_up && !ends { Link::Connecting } else { Link::Down };
         conn.patient = false;
+        conn.scripts.clear();
         conn.out.clear();
         conn.greeting.clear();
         conn.inbox = Inbox::default();
@@ -137,6 +139,7 @@ impl Engine {
         match conn.purpose {
             Use::Shared => {}
             Use::Lease { .. } => self.lease_lost(id),
+            Use::Party(_) => self.reserve_lost(id),
             Use::Hub => self.hub_lost(conn.shard),
             Use::Track => self.track_lost(conn.shard),
         }

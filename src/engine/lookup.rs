@@ -19,6 +19,7 @@ use bytes::Bytes;
 use super::client::End;
 use super::conn::ENGINE;
 use super::request::{Flow, Request};
+use super::session::Place;
 use super::{Engine, NONE, Order, Park, failure};
 use crate::command::{self, Class, Command, CommandId, Flags, Keys, Route};
 use crate::resp::{Args, Proto, elements, request};
@@ -257,7 +258,7 @@ impl Engine {
             () if in_multi && foreign.no_multi => self.answer_error(id, "ERR Command not allowed inside a transaction"),
             () if in_multi => {
                 let key = keys.first().map_or(&[][..], |at| args.at(*at as usize));
-                self.enqueue(id, Some(shard), key, None, None, request)
+                self.enqueue(id, Place::One(shard), key, &[], request)
             }
             () if foreign.blocks && !keys.is_empty() => self.block(id, &keys, request),
             () => self.forward(id, shard, request),

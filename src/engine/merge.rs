@@ -18,6 +18,7 @@ pub(super) use streams::Streams;
 use super::client::Answer;
 use super::proxy::Proxy;
 use super::request::{Request, composite};
+use super::session::{Piece, Prepared};
 use super::waiting::Words;
 use crate::command::{Every, Flags};
 use crate::resp::{Args, Proto, Reply, ReplyScanner, Scanned, elements, integer, request};
@@ -60,6 +61,10 @@ pub(super) enum Kind {
     },
     /// A transaction that was sent as one batch.
     Exec(Exec),
+    /// The parties of a transaction over shards take its commands.
+    Prepare(Box<Prepared>),
+    /// They carry it out.
+    Commit(Box<Prepared>),
     /// A shard per step until one has a key.
     RandomKey {
         left: Vec<ShardId>,
@@ -82,12 +87,13 @@ pub(super) enum Kind {
 pub(super) const EXEC_QUEUED: u16 = 0;
 pub(super) const EXEC_RESULT: u16 = 1;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Exec {
     /// What the server said when it did not take a command.
     pub(super) refused: Option<String>,
-    /// Replies that the proxy gives itself, by their places among the commands.
-    pub(super) local: Vec<(usize, Vec<u8>)>,
+    /// How the reply is made of the server's; None: it is the server's.
+    pub(super) pieces: Option<Vec<Piece>>,
+    pub(super) proto: Proto,
     /// The client's database once the transaction ran.
     pub(super) db: Option<u32>,
 }
@@ -99,7 +105,14 @@ pub(super) enum Finish {
     Executed {
         reply: Vec<u8>,
         db: Option<u32>,
+        /// How the client's reply is made of it, when it ran.
+        pieces: Option<Vec<Piece>>,
+        proto: Proto,
     },
+    /// All parties took their commands, or one did not.
+    Prepared(Box<Prepared>),
+    /// All that were told to have carried it out, or not.
+    Committed(Box<Prepared>),
     /// Another round: a frame for each shard; part by part the replies are `merge`'s.
     Ask {
         questions: Vec<(ShardId, Vec<u8>)>,
@@ -153,10 +166,22 @@ impl Kind {
     }
 }
 
+impl Kind {
+    /// The way to merge one command of a transaction that ran on all shards: it takes one round.
+    pub(super) fn in_transaction(every: Every, args: Vec<Vec<u8>>) -> Self {
+        match every {
+            Every::Sum => Self::Sum { total: 0 },
+            Every::ConfigSet => Self::Every { every: Every::Same, args },
+            _ => Self::Every { every, args },
+        }
+    }
+}
+
 impl Merge {
     pub(super) fn new(kind: Kind, pending: usize, writes: bool) -> Self {
         let parts = match kind {
             Kind::Exec(_) => 2,
+            Kind::Prepare(_) | Kind::Commit(_) => 0,
             _ => pending,
         };
         Self { kind, pending, parts: vec![Vec::new(); parts], writes }
@@ -172,6 +197,11 @@ impl Merge {
         matches!(self.kind, Kind::Every { every: Every::Info | Every::ConfigGet, .. })
     }
 
+    /// A transaction over shards whose parties are told to carry it out.
+    pub(super) fn is_commit(&self) -> bool {
+        matches!(self.kind, Kind::Commit(_))
+    }
+
     /// Takes one part; true when it was the last.
     pub(super) fn add(&mut self, part: u16, answer: &Answer<'_>) -> bool {
         let bytes = answer.bytes();
@@ -180,6 +210,8 @@ impl Merge {
         match &mut self.kind {
             Kind::Sum { total } if !error => *total = total.wrapping_add(number(bytes)),
             Kind::Pairs if !error => {}
+            Kind::Prepare(prepared) => prepared.queued(part, bytes),
+            Kind::Commit(prepared) => prepared.executed(part, bytes),
             Kind::Exec(exec) if part == EXEC_QUEUED => {
                 if error && exec.refused.is_none() {
                     exec.refused = Some(text(bytes));
@@ -201,7 +233,12 @@ impl Merge {
         let parts = &self.parts;
         let one_error = |kind: &Kind| match kind {
             // Any shard that says OK has done it; a transaction's result stands for itself.
-            Kind::Exec(_) | Kind::Change(_) | Kind::Streams(_) | Kind::Every { every: Every::Kill, .. } => None,
+            Kind::Exec(_)
+            | Kind::Prepare(_)
+            | Kind::Commit(_)
+            | Kind::Change(_)
+            | Kind::Streams(_)
+            | Kind::Every { every: Every::Kill, .. } => None,
             Kind::Every { every: Every::Reports, .. } if parts.iter().any(|part| part.first() != Some(&b'-')) => {
                 parts.iter().find(|part| part.first() == Some(&b'-') && !logs::says_nothing(part))
             }
@@ -219,6 +256,8 @@ impl Merge {
             Kind::NumSub { owners, corrections } => numbers(&mut reply, &owners, &corrections, parts),
             Kind::Scan { place, next } => scan(&mut reply, place, next, &parts[0]),
             Kind::Exec(exec) => return executed(exec, mem::take(&mut self.parts)),
+            Kind::Prepare(prepared) => return Finish::Prepared(prepared),
+            Kind::Commit(prepared) => return Finish::Committed(prepared),
             Kind::RandomKey { left } => return random_key(left, parts, proto),
             Kind::Streams(streams) => return streams.advance(parts, proto),
             Kind::Pops { left } => return streams::pops(left, &parts[0]),
@@ -412,32 +451,32 @@ fn draw(total: u64, salt: u64) -> u64 {
     if total == 0 { 0 } else { hasher.finish() % total }
 }
 
-/// The reply to EXEC: the server's own, with the proxy's replies in their places.
+/// A key of a shard drawn by the size of its database: of each shard the size and a key, or null.
+pub(super) fn drawn<'a>(shards: &[(&'a [u8], &'a [u8])]) -> &'a [u8] {
+    let keyed = |shard: &&(&[u8], &[u8])| matches!(shard.1.first(), Some(b'$')) && !shard.1.starts_with(b"$-1");
+    let size = |shard: &(&[u8], &[u8])| number(shard.0).max(1) as u64;
+    let mut at = draw(shards.iter().filter(keyed).map(size).sum(), shards.as_ptr() as u64);
+    let first = shards.iter().filter(keyed).find(|shard| {
+        let here = at < size(shard);
+        at = at.saturating_sub(size(shard));
+        here
+    });
+    first.or(shards.first()).map_or(b"$-1\r\n", |shard| shard.1)
+}
+
+/// The reply to EXEC: the server's own; what the proxy has to put into it is put there when it ran.
 fn executed(exec: Exec, mut parts: Vec<Vec<u8>>) -> Finish {
-    let result = parts.pop().unwrap_or_default();
-    let mut out = Vec::new();
-    if let Some(refused) = exec.refused
-        && result.starts_with(b"-EXECABORT")
+    let Exec { refused, pieces, proto, db } = exec;
+    let reply = parts.pop().unwrap_or_default();
+    if let Some(refused) = refused
+        && reply.starts_with(b"-EXECABORT")
     {
+        let mut out = Vec::new();
         Reply::new(&mut out, Proto::Resp2).error(format!("EXECABORT Transaction discarded because of: {refused}"));
-        return Finish::Executed { reply: out, db: None };
+        return Finish::Executed { reply: out, db: None, pieces: None, proto };
     }
-    if !result.starts_with(b"*") || result.starts_with(b"*-1") {
-        return Finish::Executed { reply: result, db: None };
+    if !reply.starts_with(b"*") || reply.starts_with(b"*-1") {
+        return Finish::Executed { reply, db: None, pieces: None, proto };
     }
-    if exec.local.is_empty() {
-        return Finish::Executed { reply: result, db: exec.db };
-    }
-    let mut replies = elements(&result);
-    let count = elements(&result).count() + exec.local.len();
-    let mut local = exec.local.into_iter().peekable();
-    let mut reply = Reply::new(&mut out, Proto::Resp2);
-    reply.array(count);
-    for place in 0..count {
-        match local.next_if(|(at, _)| *at == place) {
-            Some((_, bytes)) => _ = reply.raw(&bytes),
-            None => _ = reply.raw(replies.next().unwrap_or(b"$-1\r\n")),
-        }
-    }
-    Finish::Executed { reply: out, db: exec.db }
+    Finish::Executed { reply, db, pieces, proto }
 }

@@ -13,6 +13,7 @@
 
 mod glob;
 mod hub;
+mod inside;
 mod publish;
 #[cfg(test)]
 mod tests;
@@ -27,9 +28,9 @@ use super::request::{Flow, Request};
 use super::session::Session;
 use super::{Engine, Order};
 use crate::command::{Class, Local, Route, Session as Verb};
-use crate::resp::{Proto, Reply, elements, request as frame};
+use crate::resp::{Args, Proto, Reply, elements, request as frame};
 use crate::topology::ShardId;
-pub(super) use hub::{Hub, Subscriptions};
+pub(super) use hub::{Hub, Joined, Subscriptions};
 use hub::{Kind, Name, UNKNOWN, Waiting};
 
 /// When a subscriber that does not read is closed: Redis' `client-output-buffer-limit pubsub`. A
@@ -113,7 +114,14 @@ impl Engine {
         }
         self.open_lines();
         let (mut reply, mut added) = (Vec::new(), Vec::new());
-        for name in request.args.iter().skip(1) {
+        self.join(id, kind, request.args, &mut reply, &mut added);
+        let targets = self.targets();
+        self.confirm(id, reply, targets, added)
+    }
+
+    /// Joins the topics that are named, and says so.
+    fn join(&mut self, id: u32, kind: Kind, args: Args<'_>, reply: &mut Vec<u8>, added: &mut Joined) {
+        for name in args.iter().skip(1) {
             if !self.clients[id as usize].session_mut().subscriptions.names[kind as usize].contains(name) {
                 let (name, first) = self.hub.join(kind, name, id);
                 if first {
@@ -121,10 +129,14 @@ impl Engine {
                 }
                 let session = self.clients[id as usize].session_mut();
                 session.subscriptions.names[kind as usize].insert(name.clone());
-                added.push(name);
+                added.push((kind, name));
             }
-            self.confirmation(id, kind, kind.joins(), Some(name), &mut reply);
+            self.confirmation(id, kind, kind.joins(), Some(name), reply);
         }
+    }
+
+    /// How far every shard has to get until all that was asked is so.
+    fn targets(&self) -> Vec<u64> {
         let targets =
             self.hub.lines.iter().enumerate().map(|(shard, line)| match self.conns[line.conn as usize].link {
                 Link::Up => line.end,
@@ -133,34 +145,37 @@ impl Engine {
                 Link::Down if self.is_shard_up(shard) => UNKNOWN,
                 Link::Down => 0,
             });
-        let targets = targets.collect();
-        self.confirm(id, reply, targets, Some((kind, added)))
+        targets.collect()
     }
 
     fn unsubscribe(&mut self, id: u32, kind: Kind, request: &Request<'_>) -> Flow {
-        let client = &mut self.clients[id as usize];
-        if !client.slots.is_empty() {
+        if !self.clients[id as usize].slots.is_empty() {
             return Flow::Parked(Park::Empty);
         }
-        let mut names: Vec<Name> = request.args.iter().skip(1).map(Name::from).collect();
+        let mut reply = Vec::new();
+        self.part(id, kind, request.args, &mut reply);
+        // So that whoever publishes afterwards is not told of a receiver that is none any more.
+        let targets = self.hub.lines.iter().map(|line| line.end).collect();
+        self.confirm(id, reply, targets, Vec::new())
+    }
+
+    /// Leaves the topics that are named, or all, and says so.
+    fn part(&mut self, id: u32, kind: Kind, args: Args<'_>, reply: &mut Vec<u8>) {
+        let mut names: Vec<Name> = args.iter().skip(1).map(Name::from).collect();
         if names.is_empty() {
-            let session = client.session.as_ref();
+            let session = self.clients[id as usize].session.as_ref();
             names.extend(session.iter().flat_map(|session| &session.subscriptions.names[kind as usize]).cloned());
         }
-        let mut reply = Vec::new();
         if names.is_empty() {
-            self.confirmation(id, kind, kind.leaves(), None, &mut reply);
+            self.confirmation(id, kind, kind.leaves(), None, reply);
         }
         for name in &names {
             let session = self.clients[id as usize].session.as_mut();
             if session.is_some_and(|session| session.subscriptions.names[kind as usize].remove(name)) {
                 self.leave(id, kind, name);
             }
-            self.confirmation(id, kind, kind.leaves(), Some(name), &mut reply);
+            self.confirmation(id, kind, kind.leaves(), Some(name), reply);
         }
-        // So that whoever publishes afterwards is not told of a receiver that is none any more.
-        let targets = self.hub.lines.iter().map(|line| line.end).collect();
-        self.confirm(id, reply, targets, None)
     }
 
     /// RESET: nothing is said of what it ends.
@@ -203,7 +218,7 @@ impl Engine {
     }
 
     /// Gives the client its confirmations when every shard has got as far as its target.
-    fn confirm(&mut self, id: u32, reply: Vec<u8>, targets: Vec<u64>, added: Option<(Kind, Vec<Name>)>) -> Flow {
+    fn confirm(&mut self, id: u32, reply: Vec<u8>, targets: Vec<u64>, added: Joined) -> Flow {
         let ready = targets.iter().zip(&self.hub.lines).all(|(target, line)| line.heard() >= *target);
         let client = &mut self.clients[id as usize];
         if ready {
@@ -237,10 +252,11 @@ impl Engine {
         let same = |client: &&mut super::client::Client| client.generation == waiting.generation;
         let Some(client) = self.clients.get_mut(id as usize).filter(same) else { return };
         let subscriptions = &mut client.session_mut().subscriptions;
-        subscriptions.pending = None;
-        if let (Some(error), Some((kind, names))) = (&waiting.refused, &waiting.added) {
-            names.iter().for_each(|name| _ = subscriptions.names[*kind as usize].remove(name));
-            names.iter().for_each(|name| self.leave(id, *kind, name));
+        subscriptions.pending.clear();
+        if let Some(error) = &waiting.refused {
+            let added = &waiting.added;
+            added.iter().for_each(|(kind, name)| _ = subscriptions.names[*kind as usize].remove(name));
+            added.iter().for_each(|(kind, name)| self.leave(id, *kind, name));
             self.finish_with(id, waiting.seq, error);
         } else {
             self.finish_with(id, waiting.seq, &waiting.reply);

@@ -9,7 +9,7 @@ use super::merge::{Finish, Merge, Need};
 use super::out::LARGE_BYTES;
 use super::proxy::Proxy;
 use super::{Engine, NONE, TOLD_MAX, failure};
-use crate::resp::{ReplyError, ReplyScanner, Scanned};
+use crate::resp::{Proto, ReplyError, ReplyScanner, Scanned};
 use crate::topology::ShardId;
 
 impl Engine {
@@ -176,6 +176,31 @@ impl Engine {
     /// All parts are there.
     fn finish(&mut self, id: u32, seq: u32, merge: Merge) {
         let proto = self.clients[id as usize].proto;
+        match self.finished(merge, proto) {
+            Finish::Reply(bytes) => self.finish_with(id, seq, &bytes),
+            Finish::Executed { reply, db, pieces, proto } => match pieces {
+                Some(pieces) => self.executed(id, seq, pieces, &[reply], proto, db),
+                None => {
+                    if let Some(db) = db {
+                        self.clients[id as usize].db = db;
+                    }
+                    self.finish_with(id, seq, &reply);
+                }
+            },
+            Finish::Prepared(prepared) => self.prepared(id, seq, prepared),
+            Finish::Committed(prepared) => self.committed(id, seq, prepared),
+            Finish::Wait(words) => {
+                let Some(slot) = self.clients[id as usize].slot(seq) else { return };
+                let since = slot.at;
+                self.wait_in(id, seq, *words, since, false);
+                self.end_if_half_closed(id);
+            }
+            Finish::Ask { questions, need, merge } => self.ask(id, seq, &questions, need, merge),
+        }
+    }
+
+    /// What a merge that has all its parts says; what an operator should hear of is kept.
+    pub(super) fn finished(&mut self, merge: Merge, proto: Proto) -> Finish {
         let proxy = if merge.concerns_proxy() { self.proxy() } else { Proxy::default() };
         let mut news = Vec::new();
         let finish = merge.finish(proto, &self.topology, &proxy, &mut news);
@@ -185,22 +210,7 @@ impl Engine {
                 self.news.push(line);
             }
         }
-        match finish {
-            Finish::Reply(bytes) => self.finish_with(id, seq, &bytes),
-            Finish::Executed { reply, db } => {
-                if let Some(db) = db {
-                    self.clients[id as usize].db = db;
-                }
-                self.finish_with(id, seq, &reply);
-            }
-            Finish::Ask { questions, need, merge } => self.ask(id, seq, &questions, need, merge),
-            Finish::Wait(words) => {
-                let Some(slot) = self.clients[id as usize].slot(seq) else { return };
-                let since = slot.at;
-                self.wait_in(id, seq, *words, since, false);
-                self.end_if_half_closed(id);
-            }
-        }
+        finish
     }
 
     pub(super) fn finish_with(&mut self, id: u32, seq: u32, bytes: &[u8]) {

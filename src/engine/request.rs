@@ -8,14 +8,14 @@ use super::client::{End, Park, State};
 use super::conn::Tag;
 use super::merge::{self, Kind, Merge};
 use super::out::LARGE_BYTES;
-use super::{Engine, NONE, Order, failure};
+use super::{CROSS_REFUSED, Engine, NONE, Order, failure};
 use crate::command::{Class, Command, CommandId, Every, Flags, Split};
 use crate::resp::{Args, Proto, ProtocolError, Reply, RequestScanner, Scan, Span, integer, request, split_inline};
 use crate::route::{self, Plan, Refusal, Rules};
 use crate::topology::ShardId;
 
 /// Shards that one scan cursor can tell apart, in its low bits.
-const CURSOR_SHARD_BITS: u32 = 10;
+pub(super) const CURSOR_SHARD_BITS: u32 = 10;
 /// Cursors stay below 2^53: some clients hold them as doubles.
 const CURSOR_BITS: u32 = 53;
 
@@ -256,6 +256,7 @@ impl Engine {
         let mut keys = mem::take(&mut self.keys);
         let flow = match route::plan(command, row, args, &self.topology, rules, &mut keys) {
             Plan::One(shard) => self.forward(id, shard, &request),
+            Plan::Script(shard) => self.script(id, shard, &request),
             Plan::Split(split) => self.split(id, split, &keys, &request),
             Plan::Every(every) => self.every(id, every, &request),
             Plan::Local(local) => self.local(id, local, &request),
@@ -405,6 +406,7 @@ impl Engine {
             Ok(conns) => conns,
             Err(flow) => return flow,
         };
+        self.learn_script(request);
         let writes = Merge::writes(every, request.row.flags);
         let (kind, frame) = Kind::of_every(every, request, self.topology.shards().len());
         let merge = Merge::new(kind, conns.len(), writes);
@@ -435,28 +437,34 @@ impl Engine {
 
     /// SCAN goes from shard to shard; the cursor's low bits say which one is at work.
     fn scan(&mut self, id: u32, request: &Request<'_>) -> Flow {
-        let cursor = integer(request.args.at(1)).and_then(|cursor| u64::try_from(cursor).ok());
-        let order = self.scan_order();
-        let place = cursor.map(|cursor| (cursor & ((1 << CURSOR_SHARD_BITS) - 1)) as usize);
-        let (Some(cursor), Some(place)) = (cursor, place.filter(|place| *place < order.len())) else {
+        let Some((shard, place, next)) = self.scan_at(request.args) else {
             return self.answer_error(id, "ERR invalid cursor");
         };
-        let conn = self.conn_to(id, order[place]);
+        let conn = self.conn_to(id, shard);
         if conn == NONE {
-            return self.answer_down(id, order[place], request.row.class());
+            return self.answer_down(id, shard, request.row.class());
         }
         if self.is_full(conn) {
             return self.wait_for(id, conn);
         }
-        let next = if place + 1 < order.len() { place as u64 + 1 } else { 0 };
-        let merge = Merge::new(Kind::Scan { place: place as u64, next }, 1, false);
+        let merge = Merge::new(Kind::Scan { place, next }, 1, false);
         let seq = self.clients[id as usize].open(State::Merge(Box::new(merge)), Class::Every, self.now);
         self.expect(conn, id, seq, 0, false);
         let mut args: Vec<&[u8]> = request.args.iter().collect();
-        let cursor = (cursor >> CURSOR_SHARD_BITS).to_string();
+        let cursor = (integer(request.args.at(1)).unwrap_or(0) >> CURSOR_SHARD_BITS).to_string();
         args[1] = cursor.as_bytes();
         self.conns[conn as usize].out.write(|out| crate::resp::request(out, &args));
         Flow::Taken
+    }
+
+    /// The shard that a cursor names, its place in the order of scans, and the one that follows it.
+    pub(super) fn scan_at(&self, args: Args<'_>) -> Option<(ShardId, u64, u64)> {
+        let cursor = integer(args.at(1)).and_then(|cursor| u64::try_from(cursor).ok())?;
+        let order = self.scan_order();
+        let place = cursor & ((1 << CURSOR_SHARD_BITS) - 1);
+        let shard = order.get(place as usize)?;
+        let next = if place as usize + 1 < order.len() { place + 1 } else { 0 };
+        Some((*shard, place, next))
     }
 
     /// The shards in an order that does not depend on the order of the configuration.
@@ -534,7 +542,7 @@ impl Engine {
     #[cold]
     pub(super) fn refuse(&mut self, id: u32, refusal: Refusal, args: Args<'_>) -> Flow {
         if let Refusal::CrossSlot { first, second } = refusal {
-            self.metrics.cross_shard[0].inc();
+            self.metrics.cross_shard[CROSS_REFUSED].inc();
             self.advise(args.at(first as usize), args.at(second as usize), args.at(0));
         }
         let text = failure::refusal(refusal, args, &self.topology);

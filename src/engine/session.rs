@@ -6,17 +6,22 @@
 //! awaited, so its requests keep their order over both connections.
 
 mod lease;
+mod prepared;
+mod queued;
 
 use super::client::{Client, Park, State};
 use super::conn::{NOBODY, Use};
 use super::merge::{EXEC_QUEUED, EXEC_RESULT, Exec, Kind, Merge};
 use super::pubsub::Subscriptions;
 use super::request::{Flow, Request};
-use super::{Engine, NONE, failure};
+use super::{CROSS_REFUSED, Engine, NONE, failure};
 use crate::command::{Class, Flags, Local, Route, Session as Verb};
 use crate::resp::{Proto, integer, request};
-use crate::route::{self, Plan, Rules};
+use crate::route;
 use crate::topology::ShardId;
+pub(super) use prepared::{Prepared, Queued, Reserve};
+use queued::Party;
+pub(super) use queued::{Multi, Piece, Place};
 
 #[derive(Debug)]
 pub(super) struct Session {
@@ -33,6 +38,12 @@ pub(super) struct Session {
     /// CLIENT REPLY SKIP: the next request is not answered.
     pub(super) skip: bool,
     pub(super) subscriptions: Subscriptions,
+    /// The shards on which its transaction is being carried out.
+    parties: Vec<Party>,
+    /// It waited too long for leases: EXEC says so.
+    late: bool,
+    /// The client is gone, and its transaction is carried through.
+    orphan: bool,
 }
 
 impl Default for Session {
@@ -46,6 +57,9 @@ impl Default for Session {
             anchor: Vec::new(),
             skip: false,
             subscriptions: Subscriptions::default(),
+            parties: Vec::new(),
+            late: false,
+            orphan: false,
         }
     }
 }
@@ -71,25 +85,9 @@ impl Session {
             && !self.is_blocked()
             && !self.skip
             && self.subscriptions.is_empty()
+            && self.parties.is_empty()
+            && !self.late
     }
-}
-
-/// Commands that wait for EXEC.
-#[derive(Debug, Default)]
-pub(super) struct Multi {
-    /// The frames to send, one behind the other.
-    frames: Vec<u8>,
-    sent: usize,
-    /// Commands that the proxy answers itself when EXEC ran, by their places.
-    local: Vec<(usize, Local, Vec<u8>)>,
-    /// Where the keys live, once there was one.
-    shard: Option<ShardId>,
-    /// The database of the last SELECT among them.
-    db: Option<u32>,
-    /// One of them may change data.
-    pub(super) writes: bool,
-    /// A command was refused: EXEC will be.
-    pub(super) spoiled: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -97,18 +95,6 @@ struct Watch {
     shard: ShardId,
     /// The lease; [`NONE`] once it broke.
     conn: u32,
-}
-
-impl Multi {
-    /// Commands that wait for EXEC.
-    pub(super) fn len(&self) -> usize {
-        self.sent + self.local.len()
-    }
-
-    /// What they measure.
-    pub(super) fn bytes(&self) -> usize {
-        self.frames.len() + self.local.iter().map(|(_, _, frame)| frame.len()).sum::<usize>()
-    }
 }
 
 impl Engine {
@@ -213,109 +199,6 @@ impl Engine {
         self.answer(id, |reply| _ = reply.status("OK"))
     }
 
-    /// A command between MULTI and EXEC.
-    fn queue(&mut self, id: u32, request: &Request<'_>) -> Flow {
-        let rules = Rules { keyless_scripts: self.options.keyless_scripts };
-        let mut keys = Vec::new();
-        let plan = route::plan(request.id, request.row, request.args, &self.topology, rules, &mut keys);
-        let keyless = keys.is_empty() && request.row.keys == crate::command::Keys::None;
-        let mut local = None;
-        let mut db = None;
-        let shard = match plan {
-            Plan::One(_) if keyless => None,
-            Plan::One(shard) => Some(shard),
-            Plan::Local(Local::Ping | Local::Echo | Local::Time) => None,
-            Plan::Local(Local::Select) => match self.database(request) {
-                Ok(number) => {
-                    db = Some(number);
-                    None
-                }
-                // The server says what is wrong with it, in its place.
-                Err(_) => None,
-            },
-            Plan::Local(what) => {
-                local = Some(what);
-                None
-            }
-            Plan::Session(Verb::Block) => match route::one_shard(request.args, &keys, &self.topology) {
-                Ok(shard) => Some(shard),
-                Err(refusal) => return self.refuse(id, refusal, request.args),
-            },
-            Plan::Session(Verb::Publish | Verb::ShardPublish | Verb::Unwatch) => None,
-            Plan::Every(every) if self.shards.len() == 1 => match super::merge::refusal(every, request.args) {
-                None => Some(ShardId(0)),
-                Some(text) => return self.answer_error(id, &text),
-            },
-            Plan::Every(_) | Plan::Session(_) => {
-                let name = request.row.name.to_uppercase().replace('|', " ");
-                let text = format!("CROSSSLOT {name} concerns every shard and cannot be part of a transaction");
-                return self.answer_error(id, &text);
-            }
-            Plan::Split(_) => {
-                return match route::one_shard(request.args, &keys, &self.topology) {
-                    Err(refusal) => self.refuse(id, refusal, request.args),
-                    Ok(_) => Flow::Taken,
-                };
-            }
-            Plan::Refuse(refusal) => return self.refuse(id, refusal, request.args),
-        };
-        let first = keys.first().copied().or(request.row.keys.single().map(|at| at as u32));
-        let key = first.map_or(&[][..], |at| request.args.at(at as usize));
-        let flow = self.enqueue(id, shard, key, local, db, request);
-        self.metrics.requests[request.id.0 as usize].inc();
-        flow
-    }
-
-    /// Puts a command into the transaction that the client is building: to be sent to `shard`, where
-    /// `key` lives, or to any, or answered by the proxy.
-    pub(super) fn enqueue(
-        &mut self,
-        id: u32,
-        shard: Option<ShardId>,
-        key: &[u8],
-        local: Option<Local>,
-        db: Option<u32>,
-        request: &Request<'_>,
-    ) -> Flow {
-        let bytes_max = self.options.query_bytes_max;
-        let session = self.clients[id as usize].session_mut();
-        let watched = session.watch.map(|watch| watch.shard);
-        let Some(multi) = &mut session.multi else { return Flow::Taken };
-        if let Some(shard) = shard {
-            let other = multi.shard.or(watched).filter(|other| *other != shard);
-            if let Some(other) = other {
-                let map = &self.topology;
-                let text = format!(
-                    "CROSSSLOT the transaction has keys on {} and on {}: give them one hash tag such as {{tag}}, or \
-                     add a [[colocate]] rule",
-                    map.shard(other).name,
-                    map.shard(shard).name
-                );
-                let anchor = session.anchor.clone();
-                self.metrics.cross_shard[0].inc();
-                self.advise(&anchor, key, b"MULTI");
-                return self.answer_error(id, &text);
-            }
-            if multi.shard.is_none() && watched.is_none() {
-                session.anchor = key.to_vec();
-            }
-            multi.shard = Some(shard);
-        }
-        if multi.frames.len() + request.frame.len() > bytes_max {
-            return self.answer_error(id, "ERR the transaction is larger than the query buffer limit");
-        }
-        match local {
-            Some(what) => multi.local.push((multi.sent + multi.local.len(), what, request.frame.to_vec())),
-            None => {
-                multi.frames.extend_from_slice(request.frame);
-                multi.sent += 1;
-                multi.db = db.or(multi.db);
-                multi.writes |= request.row.flags.has(Flags::WRITE) || request.row.flags.has(Flags::MAY_REPLICATE);
-            }
-        }
-        self.answer(id, |reply| _ = reply.status("QUEUED"))
-    }
-
     fn exec(&mut self, id: u32, request: &Request<'_>) -> Flow {
         let client = &mut self.clients[id as usize];
         let (proto, db) = (client.proto, client.db);
@@ -326,46 +209,57 @@ impl Engine {
         if self.must_finish_watch(id) {
             return Flow::Parked(Park::Empty);
         }
-        let multi = self.clients[id as usize].session_mut().multi.take().unwrap_or_default();
+        let Some(multi) = &self.clients[id as usize].session_mut().multi else { return Flow::Taken };
         if multi.spoiled {
             return self.abort(id, b"EXECABORT Transaction discarded because of previous errors.");
         }
-        let shard = watch.map(|watch| watch.shard).or(multi.shard).unwrap_or_else(|| self.topology.home());
-        if let Some(Watch { conn: NONE, .. }) = watch {
-            self.forget_watch(id);
-            self.drop_plain_session(id);
+        let (shards, announces) = (prepared::with_watch(&multi.parties, watch), multi.announces);
+        if let Some(Watch { shard, conn: NONE }) = watch {
             let text = failure::watch_lost(self.topology.shard(shard));
-            return self.answer_error(id, &text);
+            return self.abort(id, text.as_bytes());
         }
+        if shards.len() > 1 {
+            return self.exec_prepared(id, &shards);
+        }
+        if announces && !self.clients[id as usize].slots.is_empty() {
+            return Flow::Parked(Park::Empty);
+        }
+        let shard = shards.first().map_or_else(|| self.topology.home(), |shard| *shard);
         let conn = watch.map_or_else(|| self.shared(shard, proto, db), |watch| watch.conn);
         if conn == NONE {
+            self.clients[id as usize].session_mut().multi = None;
             self.drop_plain_session(id);
             return self.answer_down(id, shard, Class::Session);
         }
         if self.is_full(conn) {
-            self.clients[id as usize].session_mut().multi = Some(multi);
             return self.wait_for(id, conn);
         }
-        let local = multi.local.iter().map(|(place, what, frame)| (*place, self.told(id, *what, frame))).collect();
-        let exec = Exec { refused: None, local, db: multi.db };
-        let merge = Merge::new(Kind::Exec(exec), multi.sent + 2, true);
-        let client = &mut self.clients[id as usize];
-        let seq = client.open(State::Merge(Box::new(merge)), Class::Session, self.now);
-        // Until it is answered the database is not known, nor is the lease free.
-        client.exclusive = multi.db.is_some() || watch.is_some();
+        let multi = self.clients[id as usize].session_mut().multi.take().unwrap_or_default();
+        let (db, plain, seq) = (multi.db, multi.plain, self.clients[id as usize].next_seq());
+        multi.scripts.iter().for_each(|script| self.load_ahead(conn, script));
         self.expect(conn, id, seq, EXEC_QUEUED, true);
         self.conns[conn as usize].out.write(|out| crate::resp::request(out, &["MULTI"]));
-        for _ in 0..multi.sent {
-            self.expect(conn, id, seq, EXEC_QUEUED, true);
-        }
-        self.conns[conn as usize].out.push(&multi.frames);
+        let (pieces, sent) = if plain {
+            for _ in 0..multi.len() {
+                self.expect(conn, id, seq, EXEC_QUEUED, true);
+            }
+            self.conns[conn as usize].out.push(&multi.frames);
+            (None, multi.len())
+        } else {
+            let (pieces, sent) = self.lay(id, seq, multi, &[Party { shard, conn }], |_| EXEC_QUEUED, true);
+            (Some(pieces), sent)
+        };
         self.expect(conn, id, seq, EXEC_RESULT, true);
         self.conns[conn as usize].out.push(request.frame);
-        if multi.db.is_some() {
-            let db = self.conns[conn as usize].db.to_string();
-            self.expect(conn, NOBODY, 0, 0, true);
-            self.conns[conn as usize].out.write(|out| crate::resp::request(out, &["SELECT", &db]));
+        if db.is_some() {
+            self.select_again(conn);
         }
+        // Until it is answered the database is not known, nor what else it changed of the client, nor is
+        // the lease free.
+        let client = &mut self.clients[id as usize];
+        client.exclusive |= db.is_some() || !plain || watch.is_some();
+        let merge = Merge::new(Kind::Exec(Exec { refused: None, pieces, proto, db }), sent + 2, true);
+        client.open(State::Merge(Box::new(merge)), Class::Session, self.now);
         if watch.is_some() {
             self.free_watch(id);
         }
@@ -378,8 +272,10 @@ impl Engine {
         if self.must_finish_watch(id) {
             return Flow::Parked(Park::Empty);
         }
+        // It may have waited for leases, and lost the one that watches keys meanwhile.
+        self.leave_queue(id);
         if let Some(session) = &mut self.clients[id as usize].session {
-            session.multi = None;
+            (session.multi, session.late) = (None, false);
         }
         self.forget_watch(id);
         self.drop_plain_session(id);
@@ -426,7 +322,7 @@ impl Engine {
                     map.shard(shard).name
                 );
                 let anchor = session.map_or_else(Vec::new, |session| session.anchor.clone());
-                self.metrics.cross_shard[0].inc();
+                self.metrics.cross_shard[CROSS_REFUSED].inc();
                 self.advise(&anchor, request.args.at(1), b"WATCH");
                 return self.answer_error(id, &text);
             }

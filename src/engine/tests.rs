@@ -12,6 +12,7 @@ use crate::resp::{Args, RequestScanner, Scan, request};
 use crate::topology::{Colocate, Endpoint, Kind, Shard, Spec};
 
 mod ends;
+mod prepared;
 
 /// An engine over servers that say what the test says, and its clients.
 pub(super) struct Rig {

@@ -422,7 +422,7 @@ impl Engine {
             return;
         }
         match self.waiting.questions.try_remove(question as usize) {
-            Some(Question::Try(attempt)) => self.tried(question, attempt, reply),
+            Some(Question::Try(attempt)) => self.tried(question, &attempt, reply),
             Some(Question::Arm(name)) => self.armed(&name, reply),
             Some(Question::Sweep(names)) => self.swept(names, reply),
             Some(Question::Track) => self.tracking(reply),
@@ -439,7 +439,7 @@ impl Engine {
             return;
         }
         match self.waiting.questions.try_remove(question as usize) {
-            Some(Question::Try(attempt)) => self.try_lost(question, attempt, sent, text),
+            Some(Question::Try(attempt)) => self.try_lost(question, &attempt, sent, text),
             // Its spots are told when the line is lost as a whole.
             Some(Question::Arm(_) | Question::Sweep(_) | Question::Track) | None => {}
             Some(Question::Return(back)) => {

@@ -20,8 +20,10 @@ pub const POINTS_MAX: u64 = 64_000;
 /// No shard owns more than this many hundredths of its fair share of slots (rounded up to a slot).
 const LOAD_PERCENT_MAX: u64 = 105;
 
-/// A shard that the ring gives less than this of its fair share gets other shards' surplus first.
-const LOAD_PERCENT_MIN: u64 = 80;
+/// Places of a slot on the ring: XXH3-64 of its number with the seeds 0, 1 and 2. With a single one
+/// the lengths of the arcs, which are chance, would decide the shares; more of them even these out,
+/// and less has to move between old shards when one is added.
+const PLACES: u64 = 3;
 
 /// XXH3-64 behind std's trait. Each value below is hashed in one write; a second write would be
 /// seeded by the first. Integers, which the ring hashes to draw a shard's next point, are written big-endian on every machine.
@@ -74,50 +76,37 @@ pub(super) fn points(shards: &[Shard]) -> u64 {
     shards.iter().map(|shard| u64::from(shard.weight) * POINTS_PER_WEIGHT).sum()
 }
 
-/// Gives away all slots in ascending order. A slot belongs to the ring's shard for it while that one
-/// is below its most; else to the next shard around the ring that the ring alone would leave with
-/// less than the least; else to the next that has room. Walking around the ring, instead of drawing
-/// another place on it, hands what a new shard has no room for back to its former owner.
+/// Gives away all slots in ascending order. A slot belongs to the shard whose point is next behind
+/// one of its places while that shard is below its most; else to the next shard around the ring that
+/// has room. Walking around the ring, instead of drawing another place on it, hands what a new shard
+/// has no room for back to its former owner.
 ///
 /// The caller has checked that there are shards, all of them with a weight and a name of their own,
 /// and that their points are not too many.
 pub(super) fn place(shards: &[Shard]) -> Box<[ShardId; SLOTS]> {
     let arcs = arcs(shards);
-    let first: Vec<usize> = (0..SLOTS as u16)
-        .map(|slot| {
-            let mut hash = Xxh3::default();
-            Place(Slot(slot)).hash(&mut hash);
-            arcs.partition_point(|(end, _)| *end < hash.finish())
-        })
-        .collect();
-
     let weights: u64 = shards.iter().map(|shard| u64::from(shard.weight)).sum();
-    let percent =
-        |percent: u64| move |shard: &Shard| (SLOTS as u64 * u64::from(shard.weight) * percent).div_ceil(weights * 100);
-    let mut room: Vec<u64> = shards.iter().map(percent(LOAD_PERCENT_MAX)).collect();
-    let mut need: Vec<u64> = shards.iter().map(percent(LOAD_PERCENT_MIN)).collect();
-    for arc in &first {
-        let need = &mut need[arcs[*arc].1.0 as usize];
-        *need = need.saturating_sub(1);
-    }
+    let most = |shard: &Shard| (SLOTS as u64 * u64::from(shard.weight) * LOAD_PERCENT_MAX).div_ceil(weights * 100);
+    let mut room: Vec<u64> = shards.iter().map(most).collect();
 
     let mut table = Box::new([ShardId(0); SLOTS]);
-    for (owner, arc) in table.iter_mut().zip(first) {
-        let natural = arcs[arc].1.0 as usize;
-        let walk = || arcs[arc..].iter().chain(&arcs[..arc]).map(|(_, shard)| shard.0 as usize);
-        let shard = if room[natural] > 0 {
-            natural
-        } else {
-            let needy = if need.iter().any(|need| *need > 0) { walk().find(|shard| need[*shard] > 0) } else { None };
-            // The bounds add up to more than all slots, so one shard always has room.
-            let shard = needy.or_else(|| walk().find(|shard| room[*shard] > 0)).unwrap_or(natural);
-            need[shard] = need[shard].saturating_sub(1);
-            shard
-        };
-        room[shard] = room[shard].saturating_sub(1);
-        *owner = ShardId(shard as u16);
+    for (slot, owner) in (0..).map(Slot).zip(table.iter_mut()) {
+        let arc = (0..PLACES).map(|place| arc_behind(&arcs, slot, place)).min().map_or(0, |(_, arc)| arc);
+        let mut around = arcs[arc..].iter().chain(&arcs[..arc]).map(|(_, shard)| *shard);
+        // The bounds add up to more than all slots, so one shard always has room.
+        *owner = around.find(|shard| room[shard.0 as usize] > 0).unwrap_or(arcs[arc].1);
+        let room = &mut room[owner.0 as usize];
+        *room = room.saturating_sub(1);
     }
     table
+}
+
+/// How far the next point behind one of the slot's places is, and the arc that ends there.
+fn arc_behind(arcs: &[(u64, ShardId)], slot: Slot, place: u64) -> (u64, usize) {
+    let mut hash = Xxh3(place);
+    Place(slot).hash(&mut hash);
+    let arc = arcs.partition_point(|(end, _)| *end < hash.finish());
+    (arcs[arc].0 - hash.finish(), arc)
 }
 
 /// The ring cut at its points: the last hash of each arc in ascending order, and the arc's shard.

@@ -6,6 +6,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::rc::Rc;
 use std::time::Duration;
 
+use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
@@ -35,6 +36,9 @@ pub(super) async fn keep(worker: Rc<RefCell<Worker>>, id: u32, name: String, end
                     return;
                 }
                 poll_fn(|cx| worker.borrow_mut().read_conn(id, cx)).await;
+                // Whoever closed the connection in there aborted this task, which ends where it waits; the
+                // number may be another connection's by now.
+                yield_now().await;
                 let (was_up, trouble) = worker.borrow().engine.conn_history(id);
                 if was_up {
                     pause = patience.pause_min;

@@ -19,16 +19,10 @@ pub(crate) enum Expect {
     Values(Vec<u64>),
     Sum(Vec<u64>),
     Pairs(Vec<u64>),
-    Exec(Vec<Item>),
+    /// What each command of a transaction must get.
+    Exec(Vec<Self>),
     /// What a server said for one of these, which alone was executed.
     Any(Vec<u64>),
-}
-
-/// A reply among a transaction's.
-#[derive(Debug)]
-pub(crate) enum Item {
-    Token(u64),
-    Exact(Vec<u8>),
 }
 
 #[derive(Debug)]
@@ -48,7 +42,9 @@ pub(crate) struct Pending {
 #[derive(Default)]
 struct Multi {
     base: usize,
-    items: Vec<Item>,
+    /// Its keys are on any shards.
+    wide: bool,
+    items: Vec<Expect>,
     tokens: Vec<u64>,
     db: Option<u32>,
     spoiled: bool,
@@ -147,7 +143,8 @@ impl Client {
                 self.exact(&["SELECT", &db], b"+OK\r\n", random);
             }
             43 | 44 => {
-                self.multi = Some(Multi { base: self.watched.unwrap_or(base), ..Multi::default() });
+                let wide = random.once_in(2);
+                self.multi = Some(Multi { base: self.watched.unwrap_or(base), wide, ..Multi::default() });
                 self.exact(&["MULTI"], b"+OK\r\n", random);
             }
             45 | 46 => {
@@ -242,11 +239,12 @@ impl Client {
         let Some(mut multi) = self.multi.take() else { return };
         let db = self.db;
         let selected = multi.db.unwrap_or(db);
-        match random.within(0..14) {
+        let base = if multi.wide { random.within(0..6) } else { multi.base };
+        match random.within(0..16) {
             0..6 => {
                 let (key, token) = {
                     self.db = selected;
-                    self.key(multi.base, map, ledger)
+                    self.key(base, map, ledger)
                 };
                 self.db = db;
                 match random.within(0..3) {
@@ -254,26 +252,26 @@ impl Client {
                     1 => self.send(&["SET", &key, &value(random)], random),
                     _ => self.send(&["DEL", &key], random),
                 }
-                multi.items.push(Item::Token(token));
+                multi.items.push(Expect::Token(token));
                 multi.tokens.push(token);
                 self.push(Expect::Prefix("+QUEUED\r\n"), Vec::new(), false);
             }
             6 => {
                 self.send(&["PING"], random);
-                multi.items.push(Item::Exact(b"+PONG\r\n".to_vec()));
+                multi.items.push(Expect::Exact(b"+PONG\r\n".to_vec()));
                 self.push(Expect::Prefix("+QUEUED\r\n"), Vec::new(), false);
             }
             7 => {
                 self.send(&["CLIENT", "GETNAME"], random);
                 let null: &[u8] = if self.resp3 { b"_\r\n" } else { b"$-1\r\n" };
-                multi.items.push(Item::Exact(null.to_vec()));
+                multi.items.push(Expect::Exact(null.to_vec()));
                 self.push(Expect::Prefix("+QUEUED\r\n"), Vec::new(), false);
             }
             8 if random.once_in(3) => {
                 let db = random.within(0..3) as u32;
                 multi.db = Some(db);
                 self.send(&["SELECT", &db.to_string()], random);
-                multi.items.push(Item::Exact(b"+OK\r\n".to_vec()));
+                multi.items.push(Expect::Exact(b"+OK\r\n".to_vec()));
                 self.push(Expect::Prefix("+QUEUED\r\n"), Vec::new(), false);
             }
             9 if random.once_in(3) => {
@@ -284,19 +282,65 @@ impl Client {
                 self.watched = None;
                 return self.exact(&["DISCARD"], b"+OK\r\n", random);
             }
-            11.. => return self.exec(multi, random),
+            14 if multi.wide => {
+                self.db = selected;
+                let name = random.pick(&["MGET", "MSET", "DEL"]);
+                let (args, all) = self.several(name, map, ledger, random);
+                self.db = db;
+                self.send(&args.iter().map(String::as_str).collect::<Vec<_>>(), random);
+                multi.tokens.extend(&all);
+                multi.items.push(several(name, all));
+                self.push(Expect::Prefix("+QUEUED\r\n"), Vec::new(), false);
+            }
+            15 if multi.wide => {
+                self.send(&["DBSIZE"], random);
+                multi.items.push(Expect::Exact(b":7007007\r\n".to_vec()));
+                self.push(Expect::Prefix("+QUEUED\r\n"), Vec::new(), false);
+            }
+            11.. => return self.exec(multi, ledger, random),
             _ => {}
         }
         self.multi = Some(multi);
     }
 
-    fn exec(&mut self, multi: Multi, random: &mut Random) {
+    /// A transaction on all shards.
+    pub(crate) fn transact(&mut self, map: &Topology, ledger: &mut Ledger, random: &mut Random) {
+        self.exact(&["MULTI"], b"+OK\r\n", random);
+        let mut multi = Multi::default();
+        for base in 0..6 {
+            let (key, token) = self.key(base, map, ledger);
+            self.send(&["GET", &key], random);
+            self.push(Expect::Prefix("+QUEUED\r\n"), Vec::new(), false);
+            multi.items.push(Expect::Token(token));
+            multi.tokens.push(token);
+        }
+        self.exec(multi, ledger, random);
+    }
+
+    /// A transaction on any shards, whole; now and then with a key that is watched.
+    pub(crate) fn trade(&mut self, map: &Topology, ledger: &mut Ledger, random: &mut Random) {
+        if self.multi.is_some() || self.barrier {
+            return;
+        }
+        if self.watched.is_none() && random.once_in(3) {
+            let base = *self.watched.insert(random.within(0..6));
+            self.keyed(&["WATCH"], base, &[], map, ledger, random);
+        }
+        self.exact(&["MULTI"], b"+OK\r\n", random);
+        self.multi = Some(Multi { base: 0, wide: true, ..Multi::default() });
+        while self.multi.is_some() && self.life == Life::Open && !self.barrier {
+            self.ask_in_multi(map, ledger, random);
+        }
+    }
+
+    fn exec(&mut self, multi: Multi, ledger: &mut Ledger, random: &mut Random) {
         self.watched = None;
         if multi.spoiled {
             let text = b"-EXECABORT Transaction discarded because of previous errors.\r\n";
             return self.exact(&["EXEC"], text, random);
         }
         self.send(&["EXEC"], random);
+        ledger.whole(multi.tokens.clone());
         self.push(Expect::Exec(multi.items), vec![multi.tokens], true);
         self.last().db = multi.db;
         // Which database it is in then only the answer tells.
@@ -356,27 +400,33 @@ impl Client {
     }
 
     fn split(&mut self, name: &str, map: &Topology, ledger: &mut Ledger, random: &mut Random) {
-        let mut args = vec![name.to_owned()];
+        let (args, all) = self.several(name, map, ledger, random);
         let mut groups = vec![Vec::new(); super::SHARDS];
-        let mut all = Vec::new();
+        all.iter().for_each(|token| groups[ledger.shard_of(*token).unwrap_or(0)].push(*token));
+        groups.retain(|group| !group.is_empty());
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        self.send(&args, random);
+        self.push(several(name, all), groups, true);
+    }
+
+    /// A request for keys on any shards, and their tokens.
+    fn several(
+        &mut self,
+        name: &str,
+        map: &Topology,
+        ledger: &mut Ledger,
+        random: &mut Random,
+    ) -> (Vec<String>, Vec<u64>) {
+        let (mut args, mut all) = (vec![name.to_owned()], Vec::new());
         for _ in 0..1 + random.within(0..7) {
             let (key, token) = self.key(random.within(0..6), map, ledger);
-            groups[map.shard_of(key.as_bytes()).0 as usize].push(token);
             all.push(token);
             args.push(key);
             if name == "MSET" {
                 args.push("v".repeat(random.within(0..300)));
             }
         }
-        groups.retain(|group| !group.is_empty());
-        let args: Vec<&str> = args.iter().map(String::as_str).collect();
-        self.send(&args, random);
-        let expect = match name {
-            "MGET" => Expect::Values(all),
-            "MSET" => Expect::Pairs(all),
-            _ => Expect::Sum(all),
-        };
-        self.push(expect, groups, true);
+        (args, all)
     }
 
     /// A key that no other request names, on the shard of `base`.
@@ -452,6 +502,14 @@ impl Client {
     }
 }
 
+fn several(name: &str, all: Vec<u64>) -> Expect {
+    match name {
+        "MGET" => Expect::Values(all),
+        "MSET" => Expect::Pairs(all),
+        _ => Expect::Sum(all),
+    }
+}
+
 enum Outcome {
     Done,
     /// Not carried out, and rightly said so.
@@ -463,6 +521,9 @@ enum Outcome {
 /// Whether `reply` is what the request may get.
 fn judge(pending: &Pending, reply: &[u8], ledger: &mut Ledger) -> Result<Outcome, String> {
     let all: Vec<u64> = pending.groups.concat();
+    if let Expect::Exec(items) = &pending.expect {
+        return judge_exec(items, &all, reply, ledger);
+    }
     let failed = [&b"-SHARDDOWN "[..], b"-SHARDLOST ", b"-SHARDTIMEOUT "].iter().any(|kind| reply.starts_with(kind));
     if failed {
         if !pending.may_fail {
@@ -477,8 +538,95 @@ fn judge(pending: &Pending, reply: &[u8], ledger: &mut Ledger) -> Result<Outcome
         }
         return Ok(Outcome::Failed);
     }
+    if matches!(pending.expect, Expect::Any(_)) && reply.starts_with(b"-READONLY ") {
+        // A server refused the EXEC around the pop.
+        ledger.not_executed(&all);
+        return Ok(Outcome::Undone);
+    }
+    let expected = expected(&pending.expect, reply, ledger)?;
+    if expected != reply {
+        return Err(format!("expected {}", shown(&expected)));
+    }
+    ledger.answered(&all);
+    Ok(Outcome::Done)
+}
+
+/// The reply to EXEC: what each command must get, or nothing ran, or it is said on which shards it did.
+fn judge_exec(items: &[Expect], all: &[u64], reply: &[u8], ledger: &mut Ledger) -> Result<Outcome, String> {
+    let text = String::from_utf8_lossy(reply).into_owned();
+    let on = |names: &str, ledger: &Ledger| -> Vec<u64> {
+        let named = |token: &u64| ledger.shard_of(*token).map(|shard| char::from(b'a' + shard as u8).to_string());
+        all.iter()
+            .copied()
+            .filter(|token| names.split(", ").any(|name| named(token).as_deref() == Some(name)))
+            .collect()
+    };
+    let between = |from: &str, to: &str| Some(text.split_once(from)?.1.split_once(to)?.0.to_owned());
+    match text.split([' ', '\r']).next().unwrap_or_default() {
+        // What a server refuses at EXEC it does not run.
+        "*-1" | "_" | "-READONLY" => {
+            ledger.not_executed(all);
+            Ok(Outcome::Undone)
+        }
+        "-EXECABORT" if text.contains("because of: OOM ") => {
+            ledger.not_executed(all);
+            Ok(Outcome::Undone)
+        }
+        "-EXECABORT" if text.contains("nothing was executed") => {
+            ledger.not_executed(all);
+            Ok(Outcome::Failed)
+        }
+        "-SHARDDOWN" => {
+            ledger.not_executed(all);
+            Ok(Outcome::Failed)
+        }
+        "-SHARDPARTIAL" => {
+            let names = between(" ran on ", ";").ok_or("it does not say who ran it")?;
+            let ran = on(&names, ledger);
+            if let Some(token) = ran.iter().find(|token| ledger.said(**token).is_none()) {
+                return Err(format!("{token} did not run"));
+            }
+            ledger.answered(&ran);
+            for (shard, name) in [(0, "a"), (1, "b"), (2, "c")] {
+                let said = between(&format!("shard {name} (10.0.0.1:{}) answered: ", 7001 + shard), "; shard ");
+                if said.is_some_and(|said| said.contains("not executed") || said.contains("READONLY")) {
+                    let tokens = on(name, ledger);
+                    ledger.not_executed(&tokens);
+                }
+            }
+            Ok(Outcome::Failed)
+        }
+        "-SHARDLOST" | "-SHARDTIMEOUT" => {
+            match between(", that of ", " was not") {
+                Some(others) => ledger.not_executed(&on(&others, ledger)),
+                None if text.contains("not executed") && !text.contains("may have been executed") => {
+                    ledger.not_executed(all);
+                }
+                None => {}
+            }
+            Ok(Outcome::Failed)
+        }
+        _ => {
+            let head = format!("*{}\r\n", items.len());
+            let mut rest = reply.strip_prefix(head.as_bytes()).ok_or(format!("expected {} replies", items.len()))?;
+            for item in items {
+                let len = frame_len(rest).ok_or("a reply is missing")?;
+                let expected = expected(item, &rest[..len], ledger)?;
+                if expected != rest[..len] {
+                    return Err(format!("{item:?} got {}, expected {}", shown(&rest[..len]), shown(&expected)));
+                }
+                rest = &rest[len..];
+            }
+            ledger.answered(all);
+            Ok(Outcome::Done)
+        }
+    }
+}
+
+/// What the servers said, as the client is to see it; of several errors of parts any will do.
+fn expected(expect: &Expect, reply: &[u8], ledger: &Ledger) -> Result<Vec<u8>, String> {
     let said = |token: &u64| ledger.said(*token).ok_or_else(|| format!("{token} was never executed"));
-    let expected: Vec<u8> = match &pending.expect {
+    Ok(match expect {
         Expect::Exact(bytes) => bytes.clone(),
         Expect::Prefix(text) if reply.starts_with(text.as_bytes()) => reply.to_vec(),
         Expect::Prefix(text) => text.as_bytes().to_vec(),
@@ -499,7 +647,7 @@ fn judge(pending: &Pending, reply: &[u8], ledger: &mut Ledger) -> Result<Outcome
                 if refused.is_some() {
                     return Err("a part failed".to_owned());
                 }
-                match &pending.expect {
+                match expect {
                     Expect::Values(_) => [format!("*{}\r\n", parts.len()).into_bytes(), parts.concat()].concat(),
                     Expect::Sum(_) => {
                         let sum: u64 = parts.iter().map(|part| number(part)).sum();
@@ -510,7 +658,9 @@ fn judge(pending: &Pending, reply: &[u8], ledger: &mut Ledger) -> Result<Outcome
             }
         }
         Expect::Any(tokens) => {
-            let ran: Vec<&[u8]> = tokens.iter().filter_map(|token| ledger.said(*token)).collect();
+            let mut ran: Vec<&[u8]> = tokens.iter().filter_map(|token| ledger.said(*token)).collect();
+            // A server that was given all of them refuses them with one word.
+            ran.dedup();
             match ran.as_slice() {
                 [one] => one.to_vec(),
                 // A server refused the whole request.
@@ -518,27 +668,8 @@ fn judge(pending: &Pending, reply: &[u8], ledger: &mut Ledger) -> Result<Outcome
                 _ => return Err(format!("{} of its keys gave something", ran.len())),
             }
         }
-        Expect::Exec(items) => {
-            let undone = [&b"*-1\r\n"[..], b"_\r\n", b"-EXECABORT Transaction discarded because of: OOM "];
-            if undone.iter().any(|kind| reply.starts_with(kind)) {
-                ledger.not_executed(&all);
-                return Ok(Outcome::Undone);
-            }
-            let mut expected = format!("*{}\r\n", items.len()).into_bytes();
-            for item in items {
-                match item {
-                    Item::Token(token) => expected.extend_from_slice(said(token)?),
-                    Item::Exact(bytes) => expected.extend_from_slice(bytes),
-                }
-            }
-            expected
-        }
-    };
-    if expected != reply {
-        return Err(format!("expected {}", shown(&expected)));
-    }
-    ledger.answered(&all);
-    Ok(Outcome::Done)
+        Expect::Exec(_) => return Err("a transaction in a transaction".to_owned()),
+    })
 }
 
 fn number(reply: &[u8]) -> u64 {

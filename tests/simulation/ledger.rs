@@ -27,6 +27,10 @@ pub(crate) struct Ledger {
     late: HashMap<u64, u64>,
     /// By client and shard: the latest token that ran.
     last: HashMap<(u64, usize), u64>,
+    /// Of each of these lists all ran, or none.
+    wholes: Vec<Vec<u64>>,
+    /// Servers do what they are told: only clients go.
+    pub(crate) reliable: bool,
     /// Elements that were put back.
     pub(crate) returned: u64,
     pub(crate) wrong: Vec<String>,
@@ -47,6 +51,10 @@ impl Ledger {
 
     pub(crate) fn client_of(&self, token: u64) -> Option<u64> {
         self.issued.get(&token).map(|issued| issued.client)
+    }
+
+    pub(crate) fn shard_of(&self, token: u64) -> Option<usize> {
+        self.issued.get(&token).and_then(|issued| issued.shard)
     }
 
     /// A server ran `token`, over a connection of this kind, and says `reply`.
@@ -111,8 +119,22 @@ impl Ledger {
         }
     }
 
+    /// A transaction: while servers can be relied on it runs as a whole or not at all.
+    pub(crate) fn whole(&mut self, tokens: Vec<u64>) {
+        if self.reliable {
+            self.wholes.push(tokens);
+        }
+    }
+
     /// What can only be said when everything is over.
     pub(crate) fn close(&mut self) {
+        for tokens in std::mem::take(&mut self.wholes) {
+            let (ran, not): (Vec<u64>, Vec<u64>) =
+                tokens.into_iter().partition(|token| self.executed.contains_key(token));
+            if !ran.is_empty() && !not.is_empty() {
+                self.blame(format!("of a transaction {ran:?} ran and {not:?} did not"));
+            }
+        }
         for groups in std::mem::take(&mut self.partly) {
             if groups.iter().all(|group| group.iter().any(|token| self.executed.contains_key(token))) {
                 self.blame(format!("every part of {groups:?} ran, and one was said not to"));

@@ -172,6 +172,13 @@ impl Server {
                 b"+OK\r\n".to_vec()
             }
             "EXEC" => self.exec(ledger, random),
+            "DISCARD" => {
+                if self.multi.take().is_none() {
+                    ledger.blame("DISCARD without MULTI".to_owned());
+                }
+                self.watching = None;
+                b"+OK\r\n".to_vec()
+            }
             _ if self.multi.is_some() => {
                 // A server may refuse to queue anything, and is not to be asked twice for one thing.
                 if random.once_in(60) {
@@ -191,6 +198,9 @@ impl Server {
         let Some(queued) = queued else { return b"-ERR EXEC without MULTI\r\n".to_vec() };
         if self.refused {
             return b"-EXECABORT Transaction discarded because of previous errors.\r\n".to_vec();
+        }
+        if !ledger.reliable && random.once_in(40) {
+            return b"-READONLY it writes nothing\r\n".to_vec();
         }
         if watched && random.once_in(3) {
             return if self.resp3 { b"_\r\n".to_vec() } else { b"*-1\r\n".to_vec() };

@@ -492,7 +492,7 @@ pub(in crate::engine) fn apart(bench: &Bench, name: impl Fn(usize) -> (String, S
 
 #[test]
 fn refusals_become_advice() {
-    let mut bench = Bench::new(options());
+    let mut bench = Bench::new(Options { prepared: false, ..options() });
     let client = bench.client();
     let none = bench.ask(client, "RINGWAY ADVISE");
     assert!(none.contains("No request was refused"), "{none}");

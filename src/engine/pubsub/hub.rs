@@ -14,9 +14,12 @@ use super::glob;
 /// A channel or a pattern.
 pub(super) type Name = Arc<[u8]>;
 
+/// Topics that one request subscribed a client to.
+pub(in crate::engine) type Joined = Vec<(Kind, Name)>;
+
 /// The three kinds of subscriptions; a kind's number is its place in [`Kind::ALL`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(in crate::engine) enum Kind {
     Channel,
     Pattern,
     Shard,
@@ -48,7 +51,7 @@ impl Kind {
 pub(in super::super) struct Subscriptions {
     pub(super) names: [BTreeSet<Name>; 3],
     /// Asked for and not confirmed to the client: it gets no message of these yet.
-    pub(super) pending: Option<(Kind, Vec<Name>)>,
+    pub(super) pending: Joined,
     /// Since when its output is over the soft limit.
     pub(super) slow_since: Option<u64>,
 }
@@ -72,7 +75,7 @@ impl Subscriptions {
     }
 
     pub(super) fn awaits(&self, kind: Kind, name: &[u8]) -> bool {
-        self.pending.as_ref().is_some_and(|(of, names)| *of == kind && names.iter().any(|known| **known == *name))
+        self.pending.iter().any(|(of, known)| *of == kind && **known == *name)
     }
 }
 
@@ -116,7 +119,7 @@ pub(super) struct Waiting {
     /// By shard.
     pub(super) targets: Vec<u64>,
     /// What it is newly subscribed to.
-    pub(super) added: Option<(Kind, Vec<Name>)>,
+    pub(super) added: Joined,
     /// A server's error, which is the answer then.
     pub(super) refused: Option<Vec<u8>>,
 }
@@ -193,7 +196,7 @@ impl Hub {
     /// A server refused a subscription: whoever waits for it is told.
     pub(super) fn refused(&mut self, kind: Kind, name: &Name, error: &[u8]) {
         for waiting in &mut self.queue {
-            if waiting.added.as_ref().is_some_and(|(of, names)| *of == kind && names.contains(name)) {
+            if waiting.added.iter().any(|(of, known)| *of == kind && known == name) {
                 waiting.refused.get_or_insert_with(|| error.to_vec());
             }
         }

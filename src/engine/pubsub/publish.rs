@@ -11,7 +11,7 @@ use super::super::{Engine, NONE};
 use super::glob;
 use super::hub::Kind;
 use crate::command::Class;
-use crate::resp::request as frame;
+use crate::resp::{Args, request as frame};
 use crate::topology::ShardId;
 
 impl Engine {
@@ -58,7 +58,7 @@ impl Engine {
             parts[part].2.push(channel);
             // The name and the number come from the same part.
             owners.extend([part as u16; 2]);
-            corrections.push(if self.is_exact(shard) { self.hub.own(kind, channel) } else { 0 });
+            corrections.push(self.subscribers(shard, kind, channel));
         }
         for part in &mut parts {
             let client = &self.clients[id as usize];
@@ -81,15 +81,10 @@ impl Engine {
 
     /// The channels of this worker's clients: with several workers each answers for its own.
     pub(super) fn channels(&mut self, id: u32, kind: Kind, request: &Request<'_>) -> Flow {
-        if request.args.len() > 3 {
-            let asked = String::from_utf8_lossy(request.args.at(1));
-            let text = format!("ERR unknown subcommand or wrong number of arguments for '{asked}'. Try PUBSUB HELP.");
+        if let Some(text) = is_wrong_use(request.args) {
             return self.answer_error(id, &text);
         }
-        let pattern = (request.args.len() == 3).then(|| request.args.at(2));
-        let wanted = |name: &&[u8]| pattern.is_none_or(|pattern| glob::matches(pattern, name));
-        let names = self.hub.topics[kind as usize].keys().map(|name| &**name).filter(wanted);
-        let names: Vec<Vec<u8>> = names.map(<[u8]>::to_vec).collect();
+        let names = self.names(kind, request.args);
         self.answer(id, |reply| {
             reply.array(names.len());
             names.iter().for_each(|name| _ = reply.bulk(name));
@@ -98,12 +93,29 @@ impl Engine {
 
     /// The patterns of this worker's clients, each once.
     pub(super) fn numpat(&mut self, id: u32) -> Flow {
-        let count = self.hub.topics[Kind::Pattern as usize].len();
-        self.answer(id, |reply| _ = reply.integer(count as i64))
+        let count = self.patterns();
+        self.answer(id, |reply| _ = reply.integer(count))
+    }
+
+    pub(super) fn patterns(&self) -> i64 {
+        self.hub.topics[Kind::Pattern as usize].len() as i64
+    }
+
+    /// The channels of this kind that the request asks for.
+    pub(super) fn names(&self, kind: Kind, args: Args<'_>) -> Vec<Vec<u8>> {
+        let pattern = (args.len() == 3).then(|| args.at(2));
+        let wanted = |name: &&[u8]| pattern.is_none_or(|pattern| glob::matches(pattern, name));
+        let names = self.hub.topics[kind as usize].keys().map(|name| &**name).filter(wanted);
+        names.map(<[u8]>::to_vec).collect()
+    }
+
+    /// What is to be added to the number of subscribers that the shard reports.
+    pub(super) fn subscribers(&self, shard: ShardId, kind: Kind, channel: &[u8]) -> i64 {
+        if self.is_exact(shard) { self.hub.own(kind, channel) } else { 0 }
     }
 
     /// What is to be added to the number of receivers that the shard reports.
-    fn correction(&self, shard: ShardId, kind: Kind, channel: &[u8]) -> i64 {
+    pub(super) fn correction(&self, shard: ShardId, kind: Kind, channel: &[u8]) -> i64 {
         if self.is_exact(shard) { self.hub.correction(kind, channel) } else { 0 }
     }
 
@@ -111,4 +123,11 @@ impl Engine {
     fn is_exact(&self, shard: ShardId) -> bool {
         self.hub.lines.get(shard.0 as usize).is_some_and(super::hub::Line::is_restored)
     }
+}
+
+/// PUBSUB CHANNELS with more than a pattern.
+pub(super) fn is_wrong_use(args: Args<'_>) -> Option<String> {
+    let asked = String::from_utf8_lossy(args.at(1));
+    let text = || format!("ERR unknown subcommand or wrong number of arguments for '{asked}'. Try PUBSUB HELP.");
+    (args.len() > 3).then(text)
 }

@@ -147,6 +147,9 @@ impl Engine {
         if !state.fifo.is_empty() {
             return;
         }
+        if let Use::Party(_) = state.purpose {
+            return self.party_answered(conn);
+        }
         // What blocked is answered, also when the lease is kept for keys that are watched.
         state.patient = false;
         if let Use::Lease { client, keep: false } = state.purpose
@@ -170,6 +173,9 @@ impl Engine {
             && watch.conn == conn
         {
             watch.conn = NONE;
+        }
+        if let Use::Lease { client, .. } = state.purpose {
+            self.party_lost(client, conn);
         }
         self.forget_lease(conn);
     }
@@ -199,6 +205,7 @@ impl Engine {
         {
             self.close_lease(watch.conn);
         }
+        self.end_prepared(id, session);
         if session.blocked != NONE {
             self.close_waiting(id);
         }

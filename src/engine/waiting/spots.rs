@@ -147,7 +147,7 @@ impl Engine {
     }
 
     /// What an attempt brought.
-    pub(super) fn tried(&mut self, question: u32, attempt: Attempt, reply: &[u8]) {
+    pub(super) fn tried(&mut self, question: u32, attempt: &Attempt, reply: &[u8]) {
         let at = attempt.spot;
         let Some(spot) = self.waiting.spots.get_mut(at as usize) else { return };
         if spot.busy == Some(question) {
@@ -159,10 +159,10 @@ impl Engine {
         self.waiting.agenda.push_back(at);
         let answer = &attempt.words.said(attempt.key, reply);
         if is_nil(answer) {
-            return self.found_nothing(at, &attempt, None);
+            return self.found_nothing(at, attempt, None);
         }
         if answer.first() == Some(&b'-') {
-            return self.found_error(at, &attempt, answer);
+            return self.found_error(at, attempt, answer);
         }
         match attempt.waiter {
             Some(waiter) => {
@@ -267,7 +267,7 @@ impl Engine {
     }
 
     /// The connection broke with an attempt under way.
-    pub(super) fn try_lost(&mut self, question: u32, attempt: Attempt, sent: bool, trouble: &str) {
+    pub(super) fn try_lost(&mut self, question: u32, attempt: &Attempt, sent: bool, trouble: &str) {
         let at = attempt.spot;
         let Some(spot) = self.waiting.spots.get_mut(at as usize) else { return };
         let shard = spot.shard;
@@ -285,7 +285,7 @@ impl Engine {
             let text = self.lost_text(shard, trouble);
             return self.answer_waiter(waiter, &text);
         }
-        self.after_attempt(&attempt);
+        self.after_attempt(attempt);
     }
 
     /// The name's next change will be heard of, once the shard has answered.

@@ -1,0 +1,136 @@
+//! The memory of scripts: a body that one shard was given is known to all of them.
+//!
+//! A client that once sent EVAL or SCRIPT LOAD goes on with EVALSHA, on whatever shard its keys are and
+//! whatever became of the server behind it. Before the first EVALSHA of a body on a connection SCRIPT
+//! LOAD goes ahead on it, and its reply is dropped: to answer a NOSCRIPT afterwards would change the order.
+
+use std::collections::{HashMap, VecDeque};
+
+use sha1::{Digest, Sha1};
+
+use super::conn::NOBODY;
+use super::request::{Flow, Request};
+use super::{Engine, NONE};
+use crate::topology::ShardId;
+
+/// Bytes of all bodies; the oldest are forgotten first.
+const BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// A body's SHA-1 in lower-case hexadecimal digits, as EVALSHA names it.
+pub(super) type Sha = [u8; 40];
+
+#[derive(Debug, Default)]
+pub(super) struct Scripts {
+    bodies: HashMap<Sha, Vec<u8>>,
+    /// In the order in which they were learnt.
+    order: VecDeque<Sha>,
+    bytes: usize,
+}
+
+impl Scripts {
+    fn learn(&mut self, body: &[u8]) -> Sha {
+        let sha = sha(body);
+        if body.len() <= BYTES_MAX && !self.bodies.contains_key(&sha) {
+            self.bytes += body.len();
+            self.bodies.insert(sha, body.to_vec());
+            self.order.push_back(sha);
+            while self.bytes > BYTES_MAX
+                && let Some(oldest) = self.order.pop_front()
+            {
+                self.bytes -= self.bodies.remove(&oldest).map_or(0, |body| body.len());
+            }
+        }
+        sha
+    }
+}
+
+fn sha(body: &[u8]) -> Sha {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut sha = [0; 40];
+    for (pair, byte) in sha.chunks_exact_mut(2).zip(Sha1::digest(body)) {
+        pair[0] = DIGITS[usize::from(byte >> 4)];
+        pair[1] = DIGITS[usize::from(byte & 15)];
+    }
+    sha
+}
+
+impl Engine {
+    /// EVAL, EVALSHA and their kin go to one shard, which gets to know the body first.
+    #[cold]
+    pub(super) fn script(&mut self, id: u32, shard: ShardId, request: &Request<'_>) -> Flow {
+        let named = self.learn_script(request);
+        let conn = self.conn_to(id, shard);
+        match named {
+            Some(sha) if conn != NONE && !self.is_full(conn) => self.load_ahead(conn, &sha),
+            _ => {}
+        }
+        let flow = self.forward(id, shard, request);
+        if flow == Flow::Taken
+            && named.is_none()
+            && request.row.name.starts_with("eval")
+            && let Some(conn) = self.conns.get_mut(conn as usize)
+        {
+            // It has the body from here on.
+            conn.scripts.insert(sha(request.args.at(1)));
+        }
+        flow
+    }
+
+    /// Remembers the body that the request brings, or says which known one it names.
+    pub(super) fn learn_script(&mut self, request: &Request<'_>) -> Option<Sha> {
+        match request.row.name {
+            "eval" | "eval_ro" => {
+                self.scripts.learn(request.args.at(1));
+                None
+            }
+            "script|load" => {
+                self.scripts.learn(request.args.at(2));
+                None
+            }
+            "script|flush" => {
+                self.scripts = Scripts::default();
+                self.conns.iter_mut().for_each(|(_, conn)| conn.scripts.clear());
+                None
+            }
+            "evalsha" | "evalsha_ro" => {
+                let sha: Sha = request.args.at(1).to_ascii_lowercase().try_into().ok()?;
+                self.scripts.bodies.contains_key(&sha).then_some(sha)
+            }
+            _ => None,
+        }
+    }
+
+    /// Loads a known body on a connection that has not carried it yet.
+    pub(super) fn load_ahead(&mut self, conn: u32, sha: &Sha) {
+        if self.conns[conn as usize].scripts.contains(sha) || !self.scripts.bodies.contains_key(sha) {
+            return;
+        }
+        self.expect(conn, NOBODY, 0, 0, true);
+        let state = &mut self.conns[conn as usize];
+        state.scripts.insert(*sha);
+        if let Some(body) = self.scripts.bodies.get(sha) {
+            state.out.write(|out| crate::resp::request(out, &[&b"SCRIPT"[..], b"LOAD", body]));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_is_named_by_its_digest() {
+        assert_eq!(sha(b"return 1"), *b"e0e1f9fabfc9d4800c877a703b823ac0578ff8db");
+    }
+
+    #[test]
+    fn the_oldest_bodies_are_forgotten_first() {
+        let mut scripts = Scripts::default();
+        let body = |number: u8| vec![number; BYTES_MAX / 4];
+        let names: Vec<Sha> = (0..6).map(|number| scripts.learn(&body(number))).collect();
+        let known: Vec<bool> = names.iter().map(|name| scripts.bodies.contains_key(name)).collect();
+        assert_eq!(known, [false, false, true, true, true, true]);
+        assert_eq!(scripts.learn(&vec![9; BYTES_MAX + 1]), sha(&vec![9; BYTES_MAX + 1]));
+        assert_eq!(scripts.bytes, BYTES_MAX);
+    }
+}
