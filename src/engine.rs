@@ -474,9 +474,10 @@ impl Engine {
         !self.orders.is_empty() || !self.resume.is_empty()
     }
 
+    /// Clients, and elements that have to be put back for some that are gone.
     #[must_use]
     pub fn clients_left(&self) -> usize {
-        self.clients.len()
+        self.clients.len() + self.unsettled()
     }
 
     /// No client is listened to any more; each is closed when it has got what it asked for.

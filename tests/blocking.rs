@@ -565,6 +565,31 @@ fn what_a_client_left_behind_goes_back_to_its_place() {
     assert_eq!(format!("{:?}", say(&mut other, &lists)), r#"*[$"1", $"2"]"#);
 }
 
+/// A proxy that is told to stop waits for what is on its way.
+#[test]
+fn a_proxy_that_stops_puts_back_what_it_took() {
+    let shards = shards(3);
+    let mut proxy = Proxy::over(&shards).start();
+    let keys = proxy.keys_by_shard(3, 1).concat();
+    let mut other = proxy.client();
+    for key in &keys {
+        say(&mut other, &format!("RPUSH {key} 1 2 3"));
+    }
+    shards.iter().for_each(Redis::pause);
+    let mut waiting: Vec<Client> = (0..9).map(|_| proxy.client()).collect();
+    waiting.iter_mut().for_each(|client| send(client, &format!("BLPOP {} 0", keys.join(" "))));
+    until_blocked_of(&mut other, 9);
+    proxy.signal("TERM");
+    assert!(waiting.iter_mut().all(Client::closed));
+    shards.iter().for_each(Redis::resume);
+    assert!(proxy.wait(support::PATIENCE).is_some());
+    let left: i64 = keys
+        .iter()
+        .map(|key| shards.iter().map(|shard| say(&mut shard.client(), &format!("LLEN {key}")).int()).sum::<i64>())
+        .sum();
+    assert_eq!(left, 9, "what was taken for those who were sent away is gone");
+}
+
 /// Shards come and go under those who wait: nobody is told but who had a pop under way there.
 #[test]
 fn who_waits_outlives_a_shard() {

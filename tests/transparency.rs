@@ -183,6 +183,7 @@ fn all_cases(redis: &Redis) -> Vec<Case> {
         include_str!("transparency/strings.txt"),
         include_str!("transparency/keys.txt"),
         include_str!("transparency/lists.txt"),
+        include_str!("transparency/blocking.txt"),
         include_str!("transparency/sets.txt"),
         include_str!("transparency/hashes.txt"),
         include_str!("transparency/sessions.txt"),

@@ -53,8 +53,8 @@ pub(super) struct Waiting {
     questions: Slab<Question>,
     /// By time: when a waiter gives up.
     deadlines: BTreeSet<(u64, u32)>,
-    /// Spots that may go on.
-    agenda: Vec<u32>,
+    /// Spots that may go on, in the order in which they may.
+    agenda: VecDeque<u32>,
     /// Spots that are looked at again with the next tick.
     later: Vec<u32>,
     /// Spots in [`Turn::Wait`].
@@ -249,7 +249,7 @@ impl Engine {
             if !waiter.spots.contains(&spot) {
                 waiter.spots.push(spot);
             }
-            waiting.agenda.push(spot);
+            waiting.agenda.push_back(spot);
         }
         self.set_alarm();
         self.work();
@@ -268,7 +268,7 @@ impl Engine {
         for spot in &waiter.spots {
             if let Some(known) = waiting.spots.get_mut(*spot as usize) {
                 known.queue.remove(&waiter.number);
-                waiting.agenda.push(*spot);
+                waiting.agenda.push_back(*spot);
             }
         }
         if let Some(session) = self.clients.get_mut(waiter.client as usize).and_then(|client| client.session.as_mut())
@@ -386,7 +386,7 @@ impl Engine {
             known.busy = None;
             known.again = false;
             known.state = Turn::Try;
-            self.waiting.agenda.push(spot);
+            self.waiting.agenda.push_back(spot);
         }
         if reply.first() != Some(&b'-') {
             return;
@@ -447,7 +447,7 @@ impl Engine {
                     && spot.busy == Some(question)
                 {
                     spot.busy = None;
-                    self.waiting.agenda.push(back.spot);
+                    self.waiting.agenda.push_back(back.spot);
                 }
                 if sent {
                     let name = self.topology.shard(back.shard).name.clone();
@@ -476,6 +476,16 @@ impl Engine {
     fn is_line_up(&self, shard: ShardId) -> bool {
         let conn = self.waiting.lines.get(shard.0 as usize).and_then(|conn| self.conns.get(*conn as usize));
         conn.is_some_and(|conn| conn.link == Link::Up)
+    }
+
+    /// Attempts that nobody waits for any more, and elements on their way back.
+    pub(super) fn unsettled(&self) -> usize {
+        let left = |question: &Question| match question {
+            Question::Try(attempt) => attempt.waiter.is_none(),
+            Question::Return(_) => true,
+            _ => false,
+        };
+        self.waiting.returns.len() + self.waiting.questions.iter().filter(|(_, question)| left(question)).count()
     }
 
     fn lost_text(&self, shard: ShardId, trouble: &str) -> Vec<u8> {

@@ -52,7 +52,7 @@ impl Engine {
                 if let Turn::Idle(_) = spot.state {
                     spot.state = Turn::Arm;
                 }
-                waiting.agenda.push(*at);
+                waiting.agenda.push_back(*at);
             }
         }
         self.work();
@@ -114,7 +114,10 @@ impl Engine {
                 place(at).is_some_and(|place| place.db == 0 && matches!(place.kind, Kind::List | Kind::Sorted))
             };
             let shard = named.shard;
-            let (asked, tried): (Vec<u32>, Vec<u32>) = spots.iter().partition(|at| asks(at));
+            let (asked, mut tried): (Vec<u32>, Vec<u32>) = spots.iter().partition(|at| asks(at));
+            // Their arming is not answered: nobody knows whether a change would be heard of.
+            let unheard = |at: &&u32| self.waiting.spots.get(**at as usize).is_some_and(|spot| spot.state == Turn::Arm);
+            tried.extend(asked.iter().filter(unheard));
             if !asked.is_empty() && self.is_line_up(shard) {
                 together[shard.0 as usize].push(name);
             } else {
@@ -160,7 +163,7 @@ impl Engine {
                     && spot.busy.is_none()
                 {
                     spot.state = Turn::Arm;
-                    self.waiting.agenda.push(at);
+                    self.waiting.agenda.push_back(at);
                 }
             }
         }

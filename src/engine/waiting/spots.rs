@@ -47,7 +47,7 @@ impl Engine {
 
     /// Goes on at every spot where something happened.
     pub(super) fn work(&mut self) {
-        while let Some(at) = self.waiting.agenda.pop() {
+        while let Some(at) = self.waiting.agenda.pop_front() {
             self.step(at);
         }
     }
@@ -87,16 +87,31 @@ impl Engine {
         waiter.fresh.is_some_and(|key| waiter.spots.get(key) == Some(&spot))
     }
 
-    /// The oldest waiter whose turn it can be tries.
-    fn attempt(&mut self, at: u32) {
-        let waiting = &self.waiting;
-        let spot = &waiting.spots[at as usize];
-        let may = |(_, (waiter, _)): &(&u64, &(u32, usize))| {
-            let known = &waiting.waiters[*waiter as usize];
+    /// The oldest waiter whose turn it can be, and which of its keys this is.
+    fn turn(&self, at: u32) -> Option<(u32, usize)> {
+        let may = |(waiter, _): &&(u32, usize)| {
+            let known = &self.waiting.waiters[*waiter as usize];
             known.asked.is_none() && (known.fresh.is_none() || self.is_fresh_at(*waiter, at))
         };
-        let Some((_, (waiter, key))) = spot.queue.iter().find(may) else { return };
-        let (waiter, key, shard) = (*waiter, *key, spot.shard);
+        self.waiting.spots[at as usize].queue.values().find(may).copied()
+    }
+
+    /// Whoever's turn it is tries.
+    fn attempt(&mut self, at: u32) {
+        let Some((waiter, key)) = self.turn(at) else { return };
+        let shard = self.waiting.spots[at as usize].shard;
+        // When several of its keys may have something, the first one is wanted.
+        let spots = &self.waiting.waiters[waiter as usize].spots;
+        let ready = |spot: &&u32| {
+            let known = &self.waiting.spots[**spot as usize];
+            known.state == Turn::Try && known.busy.is_none() && self.turn(**spot).is_some_and(|turn| turn.0 == waiter)
+        };
+        if let Some(first) = spots.iter().take_while(|spot| **spot != at).find(ready).copied() {
+            self.attempt(first);
+            if self.waiting.waiters.get(waiter as usize).is_none_or(|waiter| waiter.asked.is_some()) {
+                return;
+            }
+        }
         if self.pause.is_some() {
             return self.waiting.later.push(at);
         }
@@ -141,7 +156,7 @@ impl Engine {
         if let Some(waiter) = attempt.waiter.and_then(|waiter| self.waiting.waiters.get_mut(waiter as usize)) {
             waiter.asked = None;
         }
-        self.waiting.agenda.push(at);
+        self.waiting.agenda.push_back(at);
         let answer = &attempt.words.said(attempt.key, reply);
         if is_nil(answer) {
             return self.found_nothing(at, attempt, None);
@@ -260,7 +275,7 @@ impl Engine {
             spot.busy = None;
         }
         spot.state = Turn::Try;
-        self.waiting.agenda.push(at);
+        self.waiting.agenda.push_back(at);
         let Some(waiter) = attempt.waiter else { return };
         if let Some(waiter) = self.waiting.waiters.get_mut(waiter as usize) {
             waiter.asked = None;
@@ -299,7 +314,7 @@ impl Engine {
         for at in named.spots.clone() {
             let Some(spot) = waiting.spots.get_mut(at as usize) else { continue };
             if refused {
-                waiting.later.push(at);
+                waiting.retries.push(at);
                 continue;
             }
             let missing = spot.place.db == 0 && reply == b":0\r\n";
@@ -312,7 +327,7 @@ impl Engine {
                 (Turn::Arm, None) => spot.state = Turn::Try,
                 _ => {}
             }
-            waiting.agenda.push(at);
+            waiting.agenda.push_back(at);
         }
     }
 
@@ -336,6 +351,6 @@ impl Engine {
         } else {
             spot.state = Turn::Try;
         }
-        self.waiting.agenda.push(at);
+        self.waiting.agenda.push_back(at);
     }
 }
