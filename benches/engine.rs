@@ -190,6 +190,7 @@ fn topology(shards: usize, rules: usize) -> Topology {
 // Whole journeys.
 
 /// What the clients of an engine ask, all at once, turn after turn.
+#[derive(Clone, Copy)]
 struct Load {
     clients: usize,
     depth: usize,
