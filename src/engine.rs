@@ -19,6 +19,7 @@ mod local;
 mod lookup;
 mod merge;
 mod out;
+mod peers;
 mod proxy;
 mod pubsub;
 mod reply;
@@ -36,7 +37,8 @@ use slab::Slab;
 
 pub use client::About;
 pub use out::Out;
-pub use pubsub::OutputLimits;
+pub use peers::Message;
+pub use pubsub::{Board, OutputLimits};
 
 use crate::command::{self, Class};
 use crate::metrics::{Labels, WorkerMetrics};
@@ -47,6 +49,7 @@ use conn::{Conn, Link, Use};
 use local::{Advice, Pause};
 use lookup::Lookups;
 use out::Pool;
+use peers::Peers;
 use pubsub::Hub;
 use scripts::Scripts;
 use session::{Queued, Reserve};
@@ -105,6 +108,10 @@ pub struct Options {
     pub databases: u32,
     /// The process' start in Unix microseconds, the clock's zero.
     pub epoch: u64,
+    /// This worker's number, of `facts.threads`.
+    pub worker: u16,
+    /// What the clients of all workers are subscribed to; none when there is one worker.
+    pub board: Option<Arc<Board>>,
     /// How the proxy names itself in INFO.
     pub facts: Facts,
 }
@@ -135,6 +142,8 @@ impl Default for Options {
             credentials: vec![Credentials::default()],
             databases: 16,
             epoch: 0,
+            worker: 0,
+            board: None,
             facts: Facts::default(),
         }
     }
@@ -195,6 +204,8 @@ pub enum Order {
     CloseClient { client: u32 },
     /// Close the client at once, whatever is left for it.
     DropClient { client: u32 },
+    /// Give the message to worker `to`, or say that it could not be ([`Engine::undelivered`]).
+    Send { to: u16, message: Message },
     /// Call [`Engine::alarm`] at this time, and not at the one that was asked for before.
     Alarm { at: u64 },
 }
@@ -257,6 +268,7 @@ pub struct Engine {
     transactions: VecDeque<Queued>,
     lookups: Lookups,
     scripts: Scripts,
+    peers: Peers,
     advice: Advice,
     /// Scratch: the arguments of the request at hand, the positions of its keys.
     spans: Vec<Span>,
@@ -307,6 +319,7 @@ impl Engine {
             transactions: VecDeque::new(),
             lookups: Lookups::default(),
             scripts: Scripts::default(),
+            peers: Peers::default(),
             advice: Advice::default(),
             spans: Vec::new(),
             keys: Vec::new(),
