@@ -78,9 +78,9 @@ impl Engine {
     }
 
     /// The message could not be delivered: the other worker takes no more.
-    pub fn undelivered(&mut self, message: Message) {
+    pub fn undelivered(&mut self, message: &Message) {
         match message {
-            Message::Ask { number, .. } => self.peer_answered(number, &failure::peer_silent("takes no more messages")),
+            Message::Ask { number, .. } => self.peer_answered(*number, &failure::peer_silent("takes no more messages")),
             // Whoever asked gives up in time.
             Message::Answer { .. } => {}
         }
@@ -122,10 +122,10 @@ impl Engine {
             Some((_, row)) if row.route == Route::Local(Local::ClientUnblock) => {
                 // A server may have to say whether it could be.
                 let owed = self.peers.owed.insert((from, number)) as u32;
-                return match self.unblock_here(args, PEER, owed) {
-                    Some(reply) => self.owed_answered(owed, &reply),
-                    None => {}
-                };
+                if let Some(reply) = self.unblock_here(args, PEER, owed) {
+                    self.owed_answered(owed, &reply);
+                }
+                return;
             }
             Some((_, row)) => match row.route {
                 Route::Local(what) => self.tell_peer(what, args),

@@ -52,7 +52,7 @@ impl Engine {
         let mut part = Vec::new();
         self.lines(args, &mut part)?;
         let wanted = wanted_ids(args).unwrap_or_default();
-        Reply::new(out, self.clients[id as usize].proto).verbatim(&merge::lines(&[part], &wanted));
+        Reply::new(out, self.clients[id as usize].proto).verbatim(merge::lines(&[part], &wanted));
         Ok(())
     }
 
