@@ -129,7 +129,7 @@ impl Engine {
             }
             Some((_, row)) => match row.route {
                 Route::Local(what) => self.tell_peer(what, args),
-                _ => self.heard_of(row.name),
+                _ => self.heard_of(row.name, args),
             },
             None => b"+OK\r\n".to_vec(),
         };
@@ -137,9 +137,11 @@ impl Engine {
     }
 
     /// A command that another worker carries out concerns what this one remembers.
-    fn heard_of(&mut self, name: &str) -> Vec<u8> {
-        if name == "script|flush" {
-            self.forget_scripts();
+    fn heard_of(&mut self, name: &str, args: Args<'_>) -> Vec<u8> {
+        match name {
+            "script|flush" => self.forget_scripts(),
+            "script|load" => self.told_of_script(args.at(2)),
+            _ => {}
         }
         b"+OK\r\n".to_vec()
     }
