@@ -45,7 +45,6 @@ use crate::resp::{Limits, Proto, Span};
 use crate::topology::{ShardId, Topology};
 use client::{Client, End, Park};
 use conn::{Conn, Link, Use};
-use gather::Renames;
 use local::{Advice, Pause};
 use lookup::Lookups;
 use out::Pool;
@@ -268,7 +267,6 @@ pub struct Engine {
     transactions: VecDeque<Queued>,
     /// Commands whose keys were brought together so far.
     gathers: u64,
-    renames: Renames,
     lookups: Lookups,
     scripts: Scripts,
     advice: Advice,
@@ -321,7 +319,6 @@ impl Engine {
             held: Vec::new(),
             transactions: VecDeque::new(),
             gathers: 0,
-            renames: Renames::default(),
             lookups: Lookups::default(),
             scripts: Scripts::default(),
             advice: Advice::default(),

@@ -51,7 +51,10 @@ fn fill(random: &mut Random, key: &str) -> Vec<String> {
         5 => format!("RPUSH {key} {}", many(random, &|n| format!("{n}"))),
         6 => format!("PFADD {key} {}", many(random, &|n| format!("p{n}"))),
         7 => format!("GEOADD {key} {}", many(random, &|n| format!("13.{n} 38.{n} m{n}"))),
-        _ => format!("SET {key} {}", "abcdefgh".chars().skip(random.below(4)).step_by(random.between(1, 2)).collect::<String>()),
+        _ => format!(
+            "SET {key} {}",
+            "abcdefgh".chars().skip(random.below(4)).step_by(random.between(1, 2)).collect::<String>()
+        ),
     };
     words(&line)
 }
@@ -75,7 +78,10 @@ fn gathered(random: &mut Random, keys: &Keys) -> Vec<String> {
         6 => format!("ZDIFF {}{}", counted(random), random.pick(&["", " WITHSCORES"])),
         7 => format!("ZINTERCARD {}{}", counted(random), random.pick(&["", " LIMIT 1"])),
         8 => format!("PFCOUNT {some}"),
-        9 => format!("LCS {one} {other}{}", random.pick(&["", " LEN", " IDX", " IDX MINMATCHLEN 2 WITHMATCHLEN", " LEN IDX"])),
+        9 => format!(
+            "LCS {one} {other}{}",
+            random.pick(&["", " LEN", " IDX", " IDX MINMATCHLEN 2 WITHMATCHLEN", " LEN IDX"])
+        ),
         10 => format!("SINTERSTORE {one} {some}"),
         11 => format!("SUNIONSTORE {one} {some}"),
         12 => format!("SDIFFSTORE {one} {some}"),
@@ -84,7 +90,9 @@ fn gathered(random: &mut Random, keys: &Keys) -> Vec<String> {
         15 => format!("ZDIFFSTORE {one} {}", counted(random)),
         16 => format!("ZRANGESTORE {one} {other} {}", random.pick(&["0 -1", "0 1 REV", "1 3 BYSCORE", "a b"])),
         17 => format!("GEOSEARCHSTORE {one} {other} FROMLONLAT 13 38 BYRADIUS {} km ASC", random.below(200)),
-        18 => format!("GEORADIUS {one} 13 38 {} km {} {other}", random.below(200), random.pick(&["STORE", "STOREDIST"])),
+        18 => {
+            format!("GEORADIUS {one} 13 38 {} km {} {other}", random.below(200), random.pick(&["STORE", "STOREDIST"]))
+        }
         19 => format!("GEORADIUSBYMEMBER {one} m3 {} km STORE {other}", random.below(200)),
         20 => format!("PFMERGE {one} {some}"),
         21 => format!("BITOP {} {one} {some}", random.pick(&["AND", "OR", "XOR"])),
@@ -166,4 +174,58 @@ fn every_gathered_command_answers_as_a_plain_redis_does() {
         assert!(answers > 500 && errors > 200, "answers {answers}, errors {errors}");
     }
     assert!(proxy.metric("ringway_cross_shard_total") > 1_000.0, "hardly any was over shards");
+}
+
+/// Elements stand for a pattern's `*`: the keys that they name are elsewhere, there and on the list's own
+/// shard, of the wrong type, or nowhere.
+#[test]
+fn sorts_patterns_name_keys_of_any_shard() {
+    let (plain, shards) = (Redis::start(), shards(3));
+    let proxy = Proxy::over(&shards).start();
+    let lists = proxy.keys_by_shard(3, 1).concat();
+    for hello in [None, Some("3")] {
+        let mut pair = [plain.client(), proxy.client()];
+        if hello.is_some() {
+            pair = pair.map(Client::resp3);
+        }
+        let mut both = |line: &str| {
+            let [wanted, got] = pair.each_mut().map(|client| client.call_raw(&request(&words(line))));
+            assert_eq!(got.escape_ascii().to_string(), wanted.escape_ascii().to_string(), "{line} {hello:?}");
+        };
+        both("FLUSHALL");
+        for n in 1..=20 {
+            both(&format!("SET w_{n} {}", n * 7 % 20));
+            both(&format!("SET o_{n}:x object-{n}"));
+            both(&format!("HSET h_{n} weight {} name field-{n}", n * 3 % 20));
+        }
+        both("DEL o_3:x w_4 h_5");
+        both("LPUSH o_6:x wrong");
+        for (list, fill) in lists.iter().zip(["RPUSH", "SADD", "ZADD"]) {
+            let elements = |n: usize| if fill == "ZADD" { format!("{n} {n}") } else { n.to_string() };
+            both(&format!("{fill} {list} {}", (1..=22).map(elements).collect::<Vec<_>>().join(" ")));
+            for how in ["SORT", "SORT_RO"] {
+                for line in [
+                    format!("{how} {list} BY w_*"),
+                    format!("{how} {list} BY w_* GET # GET o_*:x DESC"),
+                    format!("{how} {list} BY h_*->weight GET h_*->name GET w_* LIMIT 2 5"),
+                    format!("{how} {list} BY h_*->name ALPHA GET w_*"),
+                    format!("{how} {list} BY w_* GET nothing GET h_*->none GET h_*->"),
+                    format!("{how} {list} GET {list} GET none_*"),
+                    format!("{how} {list} BY o_*:x"),
+                    format!("{how} {list} BY w_* LIMIT a b"),
+                    format!("{how} none BY w_* GET o_*:x"),
+                ] {
+                    both(&line);
+                }
+            }
+            for target in &lists {
+                both(&format!("SORT {list} BY w_* GET o_*:x STORE {target}:stored"));
+                both(&format!("LRANGE {target}:stored 0 -1"));
+                both(&format!("SORT none BY w_* STORE {target}:stored"));
+                both(&format!("EXISTS {target}:stored"));
+            }
+        }
+        both("SORT w_1 BY w_* GET o_*:x");
+        both("DBSIZE");
+    }
 }

