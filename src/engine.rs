@@ -20,6 +20,7 @@ mod local;
 mod lookup;
 mod merge;
 mod out;
+mod peers;
 mod proxy;
 mod pubsub;
 mod reply;
@@ -37,7 +38,8 @@ use slab::Slab;
 
 pub use client::About;
 pub use out::Out;
-pub use pubsub::OutputLimits;
+pub use peers::Message;
+pub use pubsub::{Board, OutputLimits};
 
 use crate::command::{self, Class};
 use crate::metrics::{Labels, WorkerMetrics};
@@ -48,6 +50,7 @@ use conn::{Conn, Link, Use};
 use local::{Advice, Pause};
 use lookup::Lookups;
 use out::Pool;
+use peers::Peers;
 use pubsub::Hub;
 use scripts::Scripts;
 use session::{Queued, Reserve};
@@ -111,6 +114,10 @@ pub struct Options {
     pub databases: u32,
     /// The process' start in Unix microseconds, the clock's zero.
     pub epoch: u64,
+    /// This worker's number, of `facts.threads`.
+    pub worker: u16,
+    /// What the clients of all workers are subscribed to; none when there is one worker.
+    pub board: Option<Arc<Board>>,
     /// How the proxy names itself in INFO.
     pub facts: Facts,
 }
@@ -143,6 +150,8 @@ impl Default for Options {
             credentials: vec![Credentials::default()],
             databases: 16,
             epoch: 0,
+            worker: 0,
+            board: None,
             facts: Facts::default(),
         }
     }
@@ -203,6 +212,8 @@ pub enum Order {
     CloseClient { client: u32 },
     /// Close the client at once, whatever is left for it.
     DropClient { client: u32 },
+    /// Give the message to worker `to`, or say that it could not be ([`Engine::undelivered`]).
+    Send { to: u16, message: Message },
     /// Call [`Engine::alarm`] at this time, and not at the one that was asked for before.
     Alarm { at: u64 },
 }
@@ -269,6 +280,7 @@ pub struct Engine {
     gathers: u64,
     lookups: Lookups,
     scripts: Scripts,
+    peers: Peers,
     advice: Advice,
     /// Scratch: the arguments of the request at hand, the positions of its keys.
     spans: Vec<Span>,
@@ -321,6 +333,7 @@ impl Engine {
             gathers: 0,
             lookups: Lookups::default(),
             scripts: Scripts::default(),
+            peers: Peers::default(),
             advice: Advice::default(),
             spans: Vec::new(),
             keys: Vec::new(),

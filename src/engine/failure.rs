@@ -88,6 +88,12 @@ pub(super) fn no_party(shard: &Shard, max: usize, waited_ms: u64) -> String {
     )
 }
 
+/// The part of an answer that another worker owes; a whole frame.
+pub(super) fn peer_silent(trouble: &str) -> Vec<u8> {
+    format!("-ERR another worker of the proxy {trouble}; among its clients the command may have been executed\r\n")
+        .into()
+}
+
 /// The reply to EXEC when a shard did not take a command, or was lost before it was told to run any.
 pub(super) fn not_prepared(refused: &[u8]) -> Vec<u8> {
     let said = String::from_utf8_lossy(refused.get(1..).unwrap_or(&[])).trim_end().to_owned();

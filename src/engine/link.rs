@@ -4,7 +4,7 @@
 use std::mem;
 
 use super::client::Answer;
-use super::conn::{ENGINE, GREETING, Link, Tag, Use, WAITER};
+use super::conn::{ENGINE, GREETING, Link, PEER, Tag, Use, WAITER};
 use super::inbox::Inbox;
 use super::{Engine, Fault, Order, failure};
 use crate::metrics::BackendError;
@@ -134,7 +134,8 @@ impl Engine {
             match tag.client {
                 ENGINE => self.looked_up(tag.seq, text.as_bytes()),
                 WAITER => self.unheard(tag.seq, tag.part, tag.offset < sent, trouble),
-                client if client < WAITER => self.complete(tag, Answer::Copied(text.as_bytes())),
+                PEER => self.owed_answered(tag.seq, text.as_bytes()),
+                client if client < PEER => self.complete(tag, Answer::Copied(text.as_bytes())),
                 _ => {}
             }
         }

@@ -11,6 +11,7 @@
 //! after the confirmation on a shard that is connected is not missed. A client that does not read is
 //! closed: a server's connection never waits for it.
 
+mod board;
 mod glob;
 mod hub;
 mod inside;
@@ -31,6 +32,7 @@ use crate::command::{Class, Local, Route, Session as Verb};
 use crate::resp::{Args, Proto, Reply, elements, request as frame};
 use crate::route::is_reserved;
 use crate::topology::ShardId;
+pub use board::Board;
 pub(super) use hub::{Hub, Joined, Subscriptions};
 use hub::{Kind, Name, UNKNOWN, Waiting};
 
@@ -128,6 +130,7 @@ impl Engine {
                 if first {
                     self.ask_all(kind, &name, true);
                 }
+                self.post(kind, &name);
                 let session = self.clients[id as usize].session_mut();
                 session.subscriptions.names[kind as usize].insert(name.clone());
                 added.push((kind, name));
@@ -202,6 +205,14 @@ impl Engine {
     fn leave(&mut self, id: u32, kind: Kind, name: &Name) {
         if self.hub.leave(kind, name, id) {
             self.ask_all(kind, name, false);
+        }
+        self.post(kind, name);
+    }
+
+    /// Lets the other workers know how many of this one's clients are subscribed to the name.
+    fn post(&self, kind: Kind, name: &Name) {
+        if let Some(board) = &self.options.board {
+            board.set(self.options.worker, kind, name, self.hub.members(kind, name));
         }
     }
 

@@ -88,8 +88,7 @@ impl Engine {
                 None
             }
             "script|flush" => {
-                self.scripts = Scripts::default();
-                self.conns.iter_mut().for_each(|(_, conn)| conn.scripts.clear());
+                self.forget_scripts();
                 None
             }
             "evalsha" | "evalsha_ro" => {
@@ -98,6 +97,12 @@ impl Engine {
             }
             _ => None,
         }
+    }
+
+    /// SCRIPT FLUSH, here or on another worker.
+    pub(super) fn forget_scripts(&mut self) {
+        self.scripts = Scripts::default();
+        self.conns.iter_mut().for_each(|(_, conn)| conn.scripts.clear());
     }
 
     /// Loads a known body on a connection that has not carried it yet.

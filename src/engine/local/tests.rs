@@ -83,7 +83,7 @@ impl Bench {
                 Order::Close { conn } => {
                     self.conns.remove(&conn);
                 }
-                Order::Reconnect { .. } | Order::Alarm { .. } => {}
+                Order::Reconnect { .. } | Order::Alarm { .. } | Order::Send { .. } => {}
                 Order::CloseClient { client } | Order::DropClient { client } => {
                     self.closed.push(client);
                 }
