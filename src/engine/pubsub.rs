@@ -11,6 +11,7 @@
 //! after the confirmation on a shard that is connected is not missed. A client that does not read is
 //! closed: a server's connection never waits for it.
 
+mod board;
 mod glob;
 mod hub;
 mod inside;
@@ -29,7 +30,9 @@ use super::session::Session;
 use super::{Engine, Order};
 use crate::command::{Class, Local, Route, Session as Verb};
 use crate::resp::{Args, Proto, Reply, elements, request as frame};
+use crate::route::is_reserved;
 use crate::topology::ShardId;
+pub use board::Board;
 pub(super) use hub::{Hub, Joined, Subscriptions};
 use hub::{Kind, Name, UNKNOWN, Waiting};
 
@@ -127,6 +130,7 @@ impl Engine {
                 if first {
                     self.ask_all(kind, &name, true);
                 }
+                self.post(kind, &name);
                 let session = self.clients[id as usize].session_mut();
                 session.subscriptions.names[kind as usize].insert(name.clone());
                 added.push((kind, name));
@@ -201,6 +205,14 @@ impl Engine {
     fn leave(&mut self, id: u32, kind: Kind, name: &Name) {
         if self.hub.leave(kind, name, id) {
             self.ask_all(kind, name, false);
+        }
+        self.post(kind, name);
+    }
+
+    /// Lets the other workers know how many of this one's clients are subscribed to the name.
+    fn post(&self, kind: Kind, name: &Name) {
+        if let Some(board) = &self.options.board {
+            board.set(self.options.worker, kind, name, self.hub.members(kind, name));
         }
     }
 
@@ -340,7 +352,13 @@ impl Engine {
             Some(b"smessage") => Kind::Shard,
             _ => return self.hub_answered(shard, answer.bytes()),
         };
-        self.deliver(kind, fields.next().unwrap_or_default(), answer);
+        let name = fields.next().unwrap_or_default();
+        // A pattern stands before the channel that it matched.
+        let channel = if kind == Kind::Pattern { fields.next().unwrap_or_default() } else { name };
+        let is_event = channel.starts_with(b"__key");
+        if !(is_event && is_of_a_copy(channel, fields.next().unwrap_or_default())) {
+            self.deliver(kind, name, answer);
+        }
         true
     }
 
@@ -468,6 +486,15 @@ impl OutputLimits {
             return false;
         }
         now.saturating_sub(*since.get_or_insert(now)) > self.soft_time
+    }
+}
+
+/// Whether a keyspace notification speaks of a copy that the proxy made for a moment.
+/// <https://redis.io/docs/latest/develop/pubsub/keyspace-notifications/>
+fn is_of_a_copy(channel: &[u8], text: &[u8]) -> bool {
+    match channel.strip_prefix(b"__keyspace@") {
+        Some(space) => space.windows(3).position(|end| end == b"__:").is_some_and(|at| is_reserved(&space[at + 3..])),
+        None => channel.starts_with(b"__keyevent@") && is_reserved(text),
     }
 }
 
