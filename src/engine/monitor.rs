@@ -213,13 +213,12 @@ impl Engine {
 
     /// Another worker's clients asked for something.
     pub(super) fn lines_from(&mut self, from: u16, lines: &[u8]) {
-        match self.monitors.clients.is_empty() {
+        if self.monitors.clients.is_empty() {
             // It did not hear that nobody wants to know.
-            true => {
-                self.orders.push_back(Order::Send { to: from, message: Message::NoLines { from: self.options.worker } })
-            }
-            false => self.show_here(lines),
+            let message = Message::NoLines { from: self.options.worker };
+            self.orders.push_back(Order::Send { to: from, message });
         }
+        self.show_here(lines);
     }
 
     /// Worker `to` takes no more lines, so its monitors miss some.
