@@ -13,6 +13,7 @@ mod client;
 mod clock;
 mod conn;
 mod failure;
+mod gather;
 mod inbox;
 mod link;
 mod local;
@@ -92,6 +93,11 @@ pub struct Options {
     pub transaction_leases_max: usize,
     /// Transactions over several shards are prepared on each; else they are refused.
     pub prepared: bool,
+    /// Values of keys on several shards are brought together where a command needs them so; else it is
+    /// refused.
+    pub gather: bool,
+    /// What may be brought together for one command, in DUMP's bytes.
+    pub gather_bytes_max: usize,
     pub request_timeout: u64,
     pub script_timeout: u64,
     /// Who may use the proxy; with nobody listed, everybody may.
@@ -134,6 +140,8 @@ impl Default for Options {
             leases_max: 256,
             transaction_leases_max: 32,
             prepared: true,
+            gather: true,
+            gather_bytes_max: 8 * 1024 * 1024,
             request_timeout: 5_000_000,
             script_timeout: 60_000_000,
             users: Vec::new(),
@@ -237,6 +245,8 @@ struct ShardState {
     reserve: Reserve,
     /// What the server calls its version, once it was asked.
     version: Option<String>,
+    /// It calls itself Valkey, which counts its versions apart from Redis'.
+    is_valkey: bool,
 }
 
 #[derive(Debug)]
@@ -270,6 +280,8 @@ pub struct Engine {
     held: Vec<(u32, u32)>,
     /// Clients whose transactions wait for leases, the first one first.
     transactions: VecDeque<Queued>,
+    /// Commands whose keys were brought together so far.
+    gathers: u64,
     lookups: Lookups,
     scripts: Scripts,
     peers: Peers,
@@ -283,6 +295,7 @@ pub struct Engine {
 /// Places among the labels of what becomes of keys on several shards.
 const CROSS_REFUSED: usize = 0;
 const CROSS_PREPARED: usize = 1;
+const CROSS_GATHERED: usize = 2;
 
 /// The labels of [`WorkerMetrics`], in the order in which the engine counts.
 #[must_use]
@@ -291,7 +304,7 @@ pub fn labels(topology: &Topology) -> Labels {
         commands: command::all().iter().map(|row| row.name).collect(),
         classes: const { &Class::NAMES },
         error_kinds: failure::KINDS,
-        cross_kinds: &["refused", "prepared"],
+        cross_kinds: &["refused", "prepared", "gathered"],
         backends: topology.shards().iter().map(|shard| shard.name.clone()).collect(),
     }
 }
@@ -323,6 +336,7 @@ impl Engine {
             pause: None,
             held: Vec::new(),
             transactions: VecDeque::new(),
+            gathers: 0,
             lookups: Lookups::default(),
             scripts: Scripts::default(),
             peers: Peers::default(),
@@ -632,6 +646,7 @@ impl ShardState {
             leases: 0,
             reserve: Reserve::default(),
             version: None,
+            is_valkey: false,
         }
     }
 }

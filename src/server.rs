@@ -23,7 +23,7 @@ use tracing::{error, info, warn};
 
 use crate::admin::{self, AdminState, ShardFacts};
 use crate::command;
-use crate::config::{Config, CrossShardTransactions, Keyless, ReadyQuorum};
+use crate::config::{Config, CrossShard, CrossShardTransactions, Keyless, ReadyQuorum};
 use crate::engine::{self, About, Credentials, Options, User};
 use crate::metrics::{Metrics, Refusal, WorkerMetrics};
 use crate::resp::Limits;
@@ -298,6 +298,8 @@ fn options(config: &Config, topology: &Topology, workers: &[Arc<WorkerMetrics>],
         client_idle: micros(config.timeouts.client_idle),
         leases_max: limits.leases_max as usize,
         transaction_leases_max: limits.transaction_leases_max as usize,
+        gather: config.commands.cross_shard == CrossShard::Gather,
+        gather_bytes_max: bytes(limits.cross_shard_max_bytes),
         prepared: config.commands.cross_shard_transactions == CrossShardTransactions::Prepared,
         request_timeout: micros(config.timeouts.request),
         script_timeout: micros(config.timeouts.script),

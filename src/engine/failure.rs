@@ -6,7 +6,7 @@
 use crate::command::{self, CommandId};
 use crate::resp::Args;
 use crate::route::Refusal;
-use crate::topology::{Shard, Topology};
+use crate::topology::{Shard, ShardId, Topology};
 
 /// First words of error replies that are counted one by one; the last one stands for all others.
 pub(super) const KINDS: &[&str] = &[
@@ -102,6 +102,26 @@ pub(super) fn not_prepared(refused: &[u8]) -> Vec<u8> {
     format!("-EXECABORT Transaction discarded because of: {said}\r\n").into_bytes()
 }
 
+/// The reply to a command whose keys' values could not be read: it has not begun.
+pub(super) fn not_begun(error: &[u8]) -> Vec<u8> {
+    let said = String::from_utf8_lossy(error).trim_end().to_owned();
+    match said.strip_suffix(MAY_HAVE_RUN) {
+        Some(said) => format!("{said}{DID_NOT_RUN}\r\n").into_bytes(),
+        None => error.to_vec(),
+    }
+}
+
+/// Why a command on keys of two shards is not carried out, beyond that they are on two.
+pub(super) fn cannot_gather(first: (&[u8], ShardId), second: (&[u8], ShardId), why: &str, map: &Topology) -> String {
+    let place = |(key, shard): (&[u8], ShardId)| format!("'{}' is on {}", shorten(key), map.shard(shard).name);
+    format!(
+        "CROSSSLOT Keys in request don't hash to the same shard ({}, {}), and {why}: give them one hash tag such as \
+         {{tag}}, or add a [[colocate]] rule",
+        place(first),
+        place(second)
+    )
+}
+
 /// The reply to EXEC when the shard with the watched keys, which is asked alone, did not run its part.
 pub(super) fn watched_first(reply: &[u8], others: &[&str]) -> Vec<u8> {
     let said = String::from_utf8_lossy(reply).trim_end().to_owned();
@@ -172,6 +192,11 @@ pub(super) fn refusal(refusal: Refusal, args: Args<'_>, map: &Topology) -> Vec<u
                 place(second)
             )
         }
+        Refusal::Reserved(at) => format!(
+            "ERR the key '{}' cannot be used: names that begin with '{}' are the proxy's own",
+            shorten(args.at(at as usize)),
+            String::from_utf8_lossy(crate::route::RESERVED)
+        ),
         Refusal::Pattern { key, pattern } => format!(
             "CROSSSLOT the pattern '{}' may name keys on other shards than '{}' ({}): give both one hash tag such as \
              {{tag}}, or add a [[colocate]] rule",

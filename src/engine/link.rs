@@ -63,6 +63,9 @@ impl Engine {
             let text = version.split(|byte| *byte == b'\n').nth(1).unwrap_or_default();
             self.shards[conn.shard.0 as usize].version = Some(String::from_utf8_lossy(text).trim_end().to_owned());
         }
+        let is_valkey =
+            fields.chunks(2).any(|pair| pair[0].ends_with(b"\r\nserver\r\n") && pair[1..] == [b"$6\r\nvalkey\r\n"]);
+        self.shards[conn.shard.0 as usize].is_valkey = is_valkey;
         let number = fields.chunks(2).find(|pair| pair[0].ends_with(b"\r\nid\r\n"));
         if let Some([_, number]) = number {
             let digits = number.strip_prefix(b":").and_then(|number| number.strip_suffix(b"\r\n"));

@@ -16,6 +16,7 @@ use std::mem;
 pub(super) use streams::Streams;
 
 use super::client::Answer;
+use super::gather::Gather;
 use super::local::NO_CLIENT;
 use super::proxy::Proxy;
 use super::request::{Request, composite};
@@ -74,6 +75,8 @@ pub(super) enum Kind {
     Prepare(Box<Prepared>),
     /// They carry it out.
     Commit(Box<Prepared>),
+    /// Values of several shards are brought to one, step by step.
+    Gather(Box<Gather>),
     /// A shard per step until one has a key.
     RandomKey {
         left: Vec<ShardId>,
@@ -122,6 +125,8 @@ pub(super) enum Finish {
     Prepared(Box<Prepared>),
     /// All that were told to have carried it out, or not.
     Committed(Box<Prepared>),
+    /// All replies to a step are there.
+    Gathered(Box<Gather>),
     /// Another round: a frame for each shard; part by part the replies are `merge`'s.
     Ask {
         questions: Vec<(ShardId, Vec<u8>)>,
@@ -190,7 +195,7 @@ impl Merge {
     pub(super) fn new(kind: Kind, pending: usize, writes: bool) -> Self {
         let parts = match kind {
             Kind::Exec(_) => 2,
-            Kind::Prepare(_) | Kind::Commit(_) => 0,
+            Kind::Prepare(_) | Kind::Commit(_) | Kind::Gather(_) => 0,
             _ => pending,
         };
         Self { kind, pending, parts: vec![Vec::new(); parts], writes }
@@ -221,6 +226,7 @@ impl Merge {
             Kind::Pairs if !error => {}
             Kind::Prepare(prepared) => prepared.queued(part, bytes),
             Kind::Commit(prepared) => prepared.executed(part, bytes),
+            Kind::Gather(gather) => gather.add(part, bytes),
             Kind::Exec(exec) if part == EXEC_QUEUED => {
                 if error && exec.refused.is_none() {
                     exec.refused = Some(text(bytes));
@@ -245,6 +251,7 @@ impl Merge {
             Kind::Exec(_)
             | Kind::Prepare(_)
             | Kind::Commit(_)
+            | Kind::Gather(_)
             | Kind::Change(_)
             | Kind::Streams(_)
             | Kind::Every { every: Every::Kill, .. } => None,
@@ -270,6 +277,7 @@ impl Merge {
             Kind::Exec(exec) => return executed(exec, mem::take(&mut self.parts)),
             Kind::Prepare(prepared) => return Finish::Prepared(prepared),
             Kind::Commit(prepared) => return Finish::Committed(prepared),
+            Kind::Gather(gather) => return Finish::Gathered(gather),
             Kind::RandomKey { left } => return random_key(left, parts, proto),
             Kind::Streams(streams) => return streams.advance(parts, proto),
             Kind::Pops { left } => return streams::pops(left, &parts[0]),

@@ -144,7 +144,7 @@ impl Engine {
             }
             Some((_, row)) => match row.route {
                 Route::Local(what) => self.tell_peer(what, args),
-                _ => self.heard_of(from, row.name),
+                _ => self.heard_of(from, row.name, args),
             },
             None => b"+OK\r\n".to_vec(),
         };
@@ -152,9 +152,10 @@ impl Engine {
     }
 
     /// A command that another worker carries out concerns what this one remembers.
-    fn heard_of(&mut self, from: u16, name: &str) -> Vec<u8> {
+    fn heard_of(&mut self, from: u16, name: &str, args: Args<'_>) -> Vec<u8> {
         match name {
             "script|flush" => self.forget_scripts(),
+            "script|load" => self.told_of_script(args.at(2)),
             "monitor" => self.monitored_by(from),
             _ => {}
         }

@@ -30,6 +30,7 @@ use super::session::Session;
 use super::{Engine, Order};
 use crate::command::{Class, Local, Route, Session as Verb};
 use crate::resp::{Args, Proto, Reply, elements, request as frame};
+use crate::route::is_reserved;
 use crate::topology::ShardId;
 pub use board::Board;
 pub(super) use hub::{Hub, Joined, Subscriptions};
@@ -352,7 +353,13 @@ impl Engine {
             Some(b"smessage") => Kind::Shard,
             _ => return self.hub_answered(shard, answer.bytes()),
         };
-        self.deliver(kind, fields.next().unwrap_or_default(), answer);
+        let name = fields.next().unwrap_or_default();
+        // A pattern stands before the channel that it matched.
+        let channel = if kind == Kind::Pattern { fields.next().unwrap_or_default() } else { name };
+        let is_event = channel.starts_with(b"__key");
+        if !(is_event && is_of_a_copy(channel, fields.next().unwrap_or_default())) {
+            self.deliver(kind, name, answer);
+        }
         true
     }
 
@@ -491,6 +498,15 @@ impl OutputLimits {
             return false;
         }
         now.saturating_sub(*since.get_or_insert(now)) > self.soft_time
+    }
+}
+
+/// Whether a keyspace notification speaks of a copy that the proxy made for a moment.
+/// <https://redis.io/docs/latest/develop/pubsub/keyspace-notifications/>
+fn is_of_a_copy(channel: &[u8], text: &[u8]) -> bool {
+    match channel.strip_prefix(b"__keyspace@") {
+        Some(space) => space.windows(3).position(|end| end == b"__:").is_some_and(|at| is_reserved(&space[at + 3..])),
+        None => channel.starts_with(b"__keyevent@") && is_reserved(text),
     }
 }
 

@@ -190,6 +190,7 @@ impl Engine {
             },
             Finish::Prepared(prepared) => self.prepared(id, seq, prepared),
             Finish::Committed(prepared) => self.committed(id, seq, prepared),
+            Finish::Gathered(gather) => self.gathered(id, seq, gather),
             Finish::Wait(words) => {
                 let Some(slot) = self.clients[id as usize].slot(seq) else { return };
                 let since = slot.at;

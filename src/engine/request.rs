@@ -250,12 +250,13 @@ impl Engine {
         {
             return flow;
         }
-        let rules = Rules { keyless_scripts: self.options.keyless_scripts };
+        let rules = Rules { keyless_scripts: self.options.keyless_scripts, gather: self.options.gather };
         let mut keys = mem::take(&mut self.keys);
         let flow = match route::plan(command, row, args, &self.topology, rules, &mut keys) {
             Plan::One(shard) => self.forward(id, shard, &request),
             Plan::Script(shard) => self.script(id, shard, &request),
             Plan::Split(split) => self.split(id, split, &keys, &request),
+            Plan::Gather(how) => self.gather(id, how, &keys, &request),
             Plan::Every(every) => self.every(id, every, &request),
             Plan::Local(local) => self.local(id, local, &request),
             Plan::Session(session) => self.session(id, session, &keys, &request),

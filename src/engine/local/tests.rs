@@ -491,8 +491,8 @@ pub(in crate::engine) fn apart(bench: &Bench, name: impl Fn(usize) -> (String, S
 }
 
 #[test]
-fn refusals_become_advice() {
-    let mut bench = Bench::new(Options { prepared: false, ..options() });
+fn what_is_on_several_shards_becomes_advice() {
+    let mut bench = Bench::new(Options { prepared: false, gather: false, ..options() });
     let client = bench.client();
     let none = bench.ask(client, "RINGWAY ADVISE");
     assert!(none.contains("No request was refused"), "{none}");
