@@ -3,11 +3,11 @@
 //! A worker counts pairs of keys in a [`Tally`]: of requests that were refused or gathered because
 //! their keys are on several shards, or would be if there were more than one. Keys are remembered by
 //! shape, with numbers and ids folded, so that a few entries speak for all of them and none shows a
-//! whole id. The tallies of all workers meet on a [`Board`]; a [`Report`] says what they come to:
+//! whole id. The tallies of all workers meet in [`Tallies`]; a [`Report`] says what they come to:
 //!
 //! ```text
-//! request --> Tally::count --> Board::publish --\
-//! another worker's ----------> Board::publish ---+--> Board::sum --> Report: rules, ready to paste
+//! request --> Tally::count --> Tallies::publish --\
+//! another worker's ----------> Tallies::publish ---+--> Tallies::report: rules, ready to paste
 //! ```
 
 mod shape;
@@ -81,7 +81,7 @@ pub struct Preset {
 
 /// Where the workers leave their tallies for each other and for the admin port.
 #[derive(Debug, Default)]
-pub struct Board {
+pub struct Tallies {
     tallies: Vec<ArcSwap<Tally>>,
     presets: Vec<Preset>,
 }
@@ -105,7 +105,7 @@ impl Preset {
     }
 }
 
-impl Board {
+impl Tallies {
     /// A place for each worker.
     #[must_use]
     pub fn new(workers: usize, presets: Vec<Preset>) -> Self {
@@ -128,11 +128,12 @@ impl Board {
         sum.report(map, &self.presets)
     }
 
-    /// What to do about two keys of one request, in a few words for an error; None: only a hash tag helps.
+    /// What to do about the keys of one request, in a few words for an error; None: only a hash tag helps.
     #[must_use]
-    pub fn hint(&self, first: &[u8], second: &[u8], map: &Topology) -> Option<String> {
-        let pair = Pair::new(first, second);
-        let groups = solve::solve(&[pair], map, &self.presets);
+    pub fn hint(&self, keys: &[&[u8]], map: &Topology) -> Option<String> {
+        let (first, others) = keys.split_first()?;
+        let pairs: Vec<Pair> = others.iter().map(|other| Pair::new(first, other)).collect();
+        let groups = solve::solve(&pairs, map, &self.presets);
         let rule = |rule: &Colocate| match &rule.shard {
             Some(shard) => format!("pattern = {}, shard = {}", quoted(&rule.pattern), quoted(shard)),
             None => format!("pattern = {}", quoted(&rule.pattern)),
@@ -229,8 +230,12 @@ impl Tally {
         // Writing to a String cannot fail.
         let mut text = match (self.counts.sum(), map.shards().len()) {
             (0, 1) => return "# So far no request has keys that several shards would part.\n".to_owned(),
-            (0, _) => return "# No request was refused or gathered because its keys are on several shards.\n".to_owned(),
-            (_, 1) => format!("# Requests whose keys several shards would part: {refused} to be refused, {gathered} gathered.\n"),
+            (0, _) => {
+                return "# No request was refused or gathered because its keys are on several shards.\n".to_owned();
+            }
+            (_, 1) => format!(
+                "# Requests whose keys several shards would part: {refused} to be refused, {gathered} gathered.\n"
+            ),
             _ => format!("# Requests whose keys are on several shards: {refused} refused, {gathered} gathered.\n"),
         };
         let ruled = pairs.iter().flat_map(|pair| &pair.samples).any(|(first, second)| {

@@ -82,7 +82,8 @@ pub(super) fn solve(pairs: &[Pair], map: &Topology, presets: &[Preset]) -> Vec<G
             continue;
         }
         // What matches less comes first, else it would match nothing.
-        groups.sort_by_key(|group| Reverse(rules(&group.remedy, presets).map(|(_, rule)| literals(&rule.pattern)).max()));
+        groups
+            .sort_by_key(|group| Reverse(rules(&group.remedy, presets).map(|(_, rule)| literals(&rule.pattern)).max()));
         let failing = failing(&groups, pairs, map, presets);
         if failing.is_empty() {
             return groups;
@@ -175,8 +176,7 @@ fn groups<'a>(pairs: &'a [Pair], state: &[State], ground: &Ground<'a>, presets: 
             _ => [ground.node(pair, 0), ground.node(pair, 1)].map(|node| format!("key {node}")).to_vec(),
         };
         let with = state[at].with.iter().copied().filter(|other| state[at].joins(&state[*other]));
-        let others: Vec<usize> =
-            names.into_iter().map(|name| *owners.entry(name).or_insert(at)).chain(with).collect();
+        let others: Vec<usize> = names.into_iter().map(|name| *owners.entry(name).or_insert(at)).chain(with).collect();
         for other in others {
             let (one, other) = (find(&root, at), find(&root, other));
             root[one.max(other)] = one.min(other);
@@ -239,8 +239,11 @@ fn by_tag(pairs: &[&Pair]) -> Option<Remedy> {
                 break;
             }
         }
-        let patterns: BTreeSet<String> =
-            tags.iter().map(|(shape, at)| tag_pattern(&parts(keys[shape]), *at)).filter(|pattern| pattern != "{*}").collect();
+        let patterns: BTreeSet<String> = tags
+            .iter()
+            .map(|(shape, at)| tag_pattern(&parts(keys[shape]), *at))
+            .filter(|pattern| pattern != "{*}")
+            .collect();
         // The whole key is its tag without a rule; a pattern that says nothing would take everything.
         if tags.len() == keys.len() && patterns.iter().all(|pattern| says_something(pattern)) {
             return Some(ordered(patterns, None));
@@ -281,7 +284,17 @@ fn on_one_shard<'a>(pairs: &[&'a Pair], ground: &Ground<'a>) -> Option<Remedy> {
             patterns.insert(ground.node(pair, side).to_owned());
         }
     }
-    patterns.iter().all(|pattern| says_something(pattern)).then(|| ordered(patterns, Some(shard)))
+    if !patterns.iter().all(|pattern| says_something(pattern)) {
+        return None;
+    }
+    // What another one matches, wildcards and all, needs no rule of its own.
+    let all: Vec<(String, Pattern)> =
+        patterns.iter().filter_map(|text| Some((text.clone(), Pattern::parse(text).ok()?))).collect();
+    patterns.retain(|text| {
+        text.contains('\\')
+            || all.iter().all(|(other, pattern)| other == text || pattern.tag(text.as_bytes()).is_none())
+    });
+    Some(ordered(patterns, Some(shard)))
 }
 
 /// Groups that differ in one name, as in `bull:mail:*` and `bull:video:*`, and pair the same things, get
@@ -366,11 +379,14 @@ fn failing(groups: &[Group], pairs: &[Pair], map: &Topology, presets: &[Preset])
         Some((taker, goes)) => (Some(taker), goes),
         None => {
             let place = map.locate(key);
-            (None, match place.why {
-                Why::Pinned(_) if place.shard == map.home() => Goes::To("home"),
-                Why::Pinned(_) => Goes::To(&map.shard(place.shard).name),
-                Why::Rule(_) | Why::HashTag | Why::WholeKey => Goes::With(place.tag),
-            })
+            (
+                None,
+                match place.why {
+                    Why::Pinned(_) if place.shard == map.home() => Goes::To("home"),
+                    Why::Pinned(_) => Goes::To(&map.shard(place.shard).name),
+                    Why::Rule(_) | Why::HashTag | Why::WholeKey => Goes::With(place.tag),
+                },
+            )
         }
     };
     let mut failing = Vec::new();
@@ -378,7 +394,8 @@ fn failing(groups: &[Group], pairs: &[Pair], map: &Topology, presets: &[Preset])
         for at in &group.pairs {
             let places: Vec<_> = pairs[*at].samples.iter().map(|(one, other)| (place(one), place(other))).collect();
             if places.iter().any(|(one, other)| one.1 != other.1) {
-                let takers: BTreeSet<usize> = places.iter().flat_map(|(one, other)| one.0.into_iter().chain(other.0)).collect();
+                let takers: BTreeSet<usize> =
+                    places.iter().flat_map(|(one, other)| one.0.into_iter().chain(other.0)).collect();
                 failing.push((*at, takers.into_iter().collect()));
             }
         }

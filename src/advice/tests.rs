@@ -1,6 +1,8 @@
 //! Workloads in pairs of keys, and the rules that they come to: always such that they keep the pairs
 //! together.
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::topology::{Endpoint, Kind, Shard, Spec};
 
@@ -102,7 +104,7 @@ fn pairs_that_share_a_shape_get_one_remedy() {
 #[test]
 fn groups_do_not_take_each_others_keys() {
     // The wider rule would take the narrower one's keys.
-    workload("", &["cart:1 seen:1", "cart:1:items cart:2:items", "cart:1 seen:1"], "cart:*:items@home cart:*@home seen:*@home");
+    workload("", &["cart:1 seen:1", "cart:1:items cart:2:items", "cart:1 seen:1"], "cart:*@home seen:*@home");
     workload("", &["user:1 user:2", "user:1:cart user:1:seen"], "user:{*}:* user:*");
     workload("", &["a:1 b:1", "a:1:x b:1:x"], "a:{*}:* b:{*}:* a:{*} b:{*}");
 }
@@ -131,10 +133,41 @@ fn rules_that_are_there_are_kept_whole() {
     workload("bull:{*}:*", &["bull:mail:wait bull:video:wait"], "bull:{*}:*@home");
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever was seen: the rules keep together each pair for which they are said to be.
+    #[test]
+    fn the_rules_keep_together_what_they_are_for(
+        requests in prop::collection::vec(prop::collection::vec("(a|b|rq|q)(:(a|b|x|1|2|11)){0,3}(\\{t\\})?", 2..4), 1..12),
+        ruled in any::<bool>(),
+    ) {
+        let old = if ruled { vec![rule("a:{*}:*"), rule("b:*@b")] } else { Vec::new() };
+        let mut tally = Tally::default();
+        for keys in &requests {
+            tally.count(&keys.iter().map(String::as_bytes).collect::<Vec<_>>(), b"eval", Outcome::Gathered);
+        }
+        let report = tally.report(&map(&old), &presets());
+        let new = map(&report.rules.iter().chain(&old).cloned().collect::<Vec<_>>());
+        let pairs: Vec<Pair> = tally.pairs.values().cloned().collect();
+        let mut said = 0;
+        for group in solve::solve(&pairs, &map(&old), &presets()) {
+            said += group.pairs.len();
+            let promised = matches!(group.remedy, Remedy::Rules(_) | Remedy::Preset(_));
+            for (one, other) in group.pairs.iter().filter(|_| promised).flat_map(|at| &pairs[*at].samples) {
+                prop_assert!(new.together(one, other), "{:?}\n{}", pairs, report.text);
+            }
+            let tagged = |at: &usize| pairs[*at].samples.iter().any(|(one, other)| one.ends_with(b"}") || other.ends_with(b"}"));
+            prop_assert!(promised || group.pairs.iter().all(tagged), "{}", report.text);
+        }
+        prop_assert_eq!(said, pairs.len());
+    }
+}
+
 #[test]
 fn an_error_has_a_hint() {
-    let board = Board::new(1, presets());
-    let hint = |first: &str, second: &str| board.hint(first.as_bytes(), second.as_bytes(), &map(&[]));
+    let tallies = Tallies::new(1, presets());
+    let hint = |first: &str, second: &str| tallies.hint(&[first.as_bytes(), second.as_bytes()], &map(&[]));
     assert_eq!(hint("rq:a", "rq:b").as_deref(), Some("add [placement] presets = [\"rq\"]"));
     assert_eq!(hint("x:a", "x:b").as_deref(), Some("add [[colocate]] pattern = \"x:*\""));
     assert_eq!(
@@ -176,14 +209,18 @@ pattern = \"s:*\"
 
 #[test]
 fn workers_are_summed() {
-    let board = Board::new(2, Vec::new());
+    let tallies = Tallies::new(2, Vec::new());
     for (worker, count) in [(0, 2), (1, 3)] {
         let mut tally = Tally::default();
         (0..count).for_each(|_| tally.count(&[b"x:a", b"x:b"], b"rename", Outcome::Refused));
-        board.publish(worker, &mut tally);
+        tallies.publish(worker, &mut tally);
     }
-    let report = board.report(&map(&[]));
-    assert!(report.text.contains("\n# 5 x x:a with x:b (RENAME 5)\n[[colocate]]\npattern = \"x:*\"\n"), "{}", report.text);
+    let report = tallies.report(&map(&[]));
+    assert!(
+        report.text.contains("\n# 5 x x:a with x:b (RENAME 5)\n[[colocate]]\npattern = \"x:*\"\n"),
+        "{}",
+        report.text
+    );
 }
 
 #[test]

@@ -54,6 +54,7 @@ impl Engine {
                 _ => self.complete(tag, Answer::Copied(text.as_bytes())),
             }
         }
+        self.advice_tick();
         self.hub_tick();
         self.waiting_tick();
         mute.extend(self.silent_lines());

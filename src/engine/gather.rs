@@ -22,6 +22,7 @@ use super::merge::{Kind, Merge};
 use super::request::{Flow, Request};
 use super::waiting::body;
 use super::{CROSS_GATHERED, CROSS_REFUSED, Engine, NONE, failure};
+use crate::advice::Outcome;
 use crate::command::{Class, Gather as How};
 use crate::resp::{Args, elements};
 use crate::route::{self, RESERVED};
@@ -174,9 +175,9 @@ impl Engine {
                 return self.wait_for(id, conn);
             }
         }
-        if let Err(route::Refusal::CrossSlot { first, second }) = route::one_shard(request.args, keys, &self.topology) {
-            let args = request.args;
-            self.advise(args.at(first as usize), args.at(second as usize), args.at(0));
+        let parted = self.parted(request.args);
+        if parted.len() > 1 {
+            self.advise(&parted, request.args.at(0), Outcome::Gathered);
         }
         let client = &mut self.clients[id as usize];
         client.exclusive = true;
@@ -243,7 +244,8 @@ impl Engine {
         };
         let other = gather.copies.iter().find(|copy| copy.shard != gather.target).or(gather.copies.first());
         let other = other.map_or((&[][..], gather.target), |copy| (copy.key.as_slice(), copy.shard));
-        Some(failure::cannot_gather((&gather.anchor, gather.target), other, &why, &self.topology))
+        let remedy = self.remedy(&[&gather.anchor, other.0]);
+        Some(failure::cannot_gather((&gather.anchor, gather.target), other, &why, &remedy, &self.topology))
     }
 
     /// The connection for what a gather asks of a shard: the client's usual one, so that its requests
