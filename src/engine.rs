@@ -47,6 +47,7 @@ use crate::resp::{Limits, Proto, Span};
 use crate::topology::{ShardId, Topology};
 use client::{Client, End, Park};
 use conn::{Conn, Link, Use};
+use gather::Renames;
 use local::{Advice, Pause};
 use lookup::Lookups;
 use out::Pool;
@@ -278,6 +279,7 @@ pub struct Engine {
     transactions: VecDeque<Queued>,
     /// Commands whose keys were brought together so far.
     gathers: u64,
+    renames: Renames,
     lookups: Lookups,
     scripts: Scripts,
     peers: Peers,
@@ -331,6 +333,7 @@ impl Engine {
             held: Vec::new(),
             transactions: VecDeque::new(),
             gathers: 0,
+            renames: Renames::new(),
             lookups: Lookups::default(),
             scripts: Scripts::default(),
             peers: Peers::default(),
@@ -501,10 +504,10 @@ impl Engine {
         !self.orders.is_empty() || !self.resume.is_empty()
     }
 
-    /// Clients, and elements that have to be put back for some that are gone.
+    /// Clients, and what is to be finished for some that are gone: elements put back, keys renamed.
     #[must_use]
     pub fn clients_left(&self) -> usize {
-        self.clients.len() + self.unsettled()
+        self.clients.len() + self.unsettled() + self.renames.len()
     }
 
     /// No client is listened to any more; each is closed when it has got what it asked for.

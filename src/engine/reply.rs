@@ -4,7 +4,7 @@
 use std::mem;
 
 use super::client::{Answer, Park, State};
-use super::conn::{Conn, ENGINE, GREETING, PEER, Tag, Use, WAITER};
+use super::conn::{Conn, ENGINE, GREETING, MOVER, PEER, Tag, Use, WAITER};
 use super::merge::{Finish, Merge, Need};
 use super::out::LARGE_BYTES;
 use super::proxy::Proxy;
@@ -126,10 +126,11 @@ impl Engine {
         let waited_for = !conn.waiters.is_empty();
         let leased = conn.purpose != Use::Shared && conn.fifo.is_empty();
         match tag.client {
-            client if client < PEER => self.complete(tag, answer),
+            client if client < MOVER => self.complete(tag, answer),
             ENGINE => self.looked_up(tag.seq, answer.bytes()),
             WAITER => self.heard(tag.seq, tag.part, answer.bytes()),
             PEER => self.owed_answered(tag.seq, answer.bytes()),
+            MOVER => self.moved(tag.seq, tag.part, answer.bytes()),
             _ => {}
         }
         if waited_for {

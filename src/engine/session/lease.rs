@@ -176,6 +176,7 @@ impl Engine {
         }
         if let Use::Lease { client, .. } = state.purpose {
             self.party_lost(client, conn);
+            self.mover_lost(conn);
         }
         self.forget_lease(conn);
     }
