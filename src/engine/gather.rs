@@ -31,7 +31,7 @@ pub(super) use rename::Renames;
 /// Keys that are copied for one command.
 const COPIES_MAX: usize = 10_000;
 /// Arguments of a command that a script runs: Lua hands over no more than some 8,000 at once.
-const SCRIPT_ARGS_MAX: usize = 7_900;
+pub(super) const SCRIPT_ARGS_MAX: usize = 7_900;
 /// Part number of replies that only matter when they are errors.
 const QUEUED: u16 = u16::MAX;
 /// Part number of the reply that the step is for.
