@@ -508,6 +508,32 @@ fn the_values_are_measured_before_any_is_copied() {
     check(&mut client, &format!("SMEMBERS {}", a[0]), "*[$\"x\"]");
 }
 
+/// As many keys as a script can be given, and as many as are copied; beyond that nothing is done.
+#[test]
+fn many_keys_are_gathered_and_too_many_refused() {
+    let shards = shards(2);
+    let proxy = Proxy::over(&shards).start();
+    let [a, b] = proxy.keys_by_shard(2, 1).concat().try_into().unwrap();
+    let mut client = proxy.client();
+    check(&mut client, &format!("SADD {a} x"), ":1");
+    check(&mut client, &format!("SADD {b} x y"), ":2");
+    let store = |n: usize| format!("SUNIONSTORE {a}{}", format!(" {b}").repeat(n));
+    check(&mut client, &store(7_898), ":2");
+    assert!(say(&mut client, &store(7_899)).text().contains("more than 7900 arguments"));
+    let names = |tag: &str, n: usize| (0..n).map(|n| format!(" {{{tag}}}:{n}")).collect::<String>();
+    let tagged =
+        (0..).map(|n| format!("t{n}")).find(|tag| place(&proxy, &format!("{{{tag}}}")) != place(&proxy, &a)).unwrap();
+    client.call(&["SADD", &format!("{{{tagged}}}:9"), "z"]);
+    assert_eq!(say(&mut client, &format!("SUNION {a}{}", names(&tagged, 10_000))).elements().len(), 3);
+    let said = say(&mut client, &format!("SUNION {a}{}", names(&tagged, 10_001)));
+    assert!(said.error_word() == "CROSSSLOT" && said.text().contains("more than 10000 keys"), "{said:?}");
+    // The elements of one list name as many.
+    let list = format!("RPUSH {a}:list{}", (0..11_000).map(|n| format!(" {n}")).collect::<String>());
+    say(&mut client, &list);
+    let said = say(&mut client, &format!("SORT {a}:list BY w_*"));
+    assert!(said.error_word() == "CROSSSLOT" && said.text().contains("more than 10000 keys"), "{said:?}");
+}
+
 #[test]
 fn a_proxy_that_is_told_to_refuse_refuses() {
     let shards = shards(2);

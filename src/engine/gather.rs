@@ -24,7 +24,7 @@ use super::waiting::body;
 use super::{CROSS_GATHERED, CROSS_REFUSED, Engine, NONE, failure};
 use crate::command::{Class, Gather as How};
 use crate::resp::{Args, elements};
-use crate::route::{self, RESERVED};
+use crate::route::{self, RESERVED, Refusal};
 use crate::topology::ShardId;
 pub(super) use rename::Renames;
 
@@ -162,6 +162,7 @@ impl Engine {
         }
         let gather = self.gather_of(how, keys, request.args);
         if let Some(why) = self.cannot_gather(&gather) {
+            self.advise_of(keys, request.args);
             self.metrics.cross_shard[CROSS_REFUSED].inc();
             return self.answer_error(id, why);
         }
@@ -175,10 +176,7 @@ impl Engine {
                 return self.wait_for(id, conn);
             }
         }
-        if let Err(route::Refusal::CrossSlot { first, second }) = route::one_shard(request.args, keys, &self.topology) {
-            let args = request.args;
-            self.advise(args.at(first as usize), args.at(second as usize), args.at(0));
-        }
+        self.advise_of(keys, request.args);
         let client = &mut self.clients[id as usize];
         client.exclusive = true;
         let seq = client.open(State::Wait, Class::Split, self.now);
@@ -187,6 +185,13 @@ impl Engine {
             None => self.ask_dumps(id, seq, Box::new(gather)),
         }
         Flow::Taken
+    }
+
+    /// Counts two of the keys that are on two shards; SORT may have one key alone.
+    fn advise_of(&mut self, keys: &[u32], args: Args<'_>) {
+        if let Err(Refusal::CrossSlot { first, second }) = route::one_shard(args, keys, &self.topology) {
+            self.advise(args.at(first as usize), args.at(second as usize), args.at(0));
+        }
     }
 
     /// What is to be copied, and the command with the copies' names.
