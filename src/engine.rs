@@ -19,6 +19,7 @@ mod link;
 mod local;
 mod lookup;
 mod merge;
+mod monitor;
 mod out;
 mod peers;
 mod proxy;
@@ -50,6 +51,7 @@ use conn::{Conn, Link, Use};
 use gather::Renames;
 use local::{Advice, Pause};
 use lookup::Lookups;
+use monitor::Monitors;
 use out::Pool;
 use peers::Peers;
 use pubsub::Hub;
@@ -271,6 +273,8 @@ pub struct Engine {
     /// Those that were news once.
     told: Vec<String>,
     pool: Pool,
+    /// There is a pause, or somebody monitors: requests take the long way.
+    unusual: bool,
     /// CLIENT PAUSE is in force.
     pause: Option<Pause>,
     /// Clients whose next request waits for the pause's end.
@@ -283,6 +287,7 @@ pub struct Engine {
     lookups: Lookups,
     scripts: Scripts,
     peers: Peers,
+    monitors: Monitors,
     advice: Advice,
     /// Scratch: the arguments of the request at hand, the positions of its keys.
     spans: Vec<Span>,
@@ -329,6 +334,7 @@ impl Engine {
             news: Vec::new(),
             told: Vec::new(),
             pool: Pool::default(),
+            unusual: false,
             pause: None,
             held: Vec::new(),
             transactions: VecDeque::new(),
@@ -337,6 +343,7 @@ impl Engine {
             lookups: Lookups::default(),
             scripts: Scripts::default(),
             peers: Peers::default(),
+            monitors: Monitors::default(),
             advice: Advice::default(),
             spans: Vec::new(),
             keys: Vec::new(),
@@ -393,6 +400,9 @@ impl Engine {
         client.out.retire(&mut self.pool);
         if let Some(session) = client.session.take() {
             self.end_subscriptions(id, &session);
+            if session.monitors {
+                self.end_monitor(id);
+            }
             self.end_session(id, &session);
         }
     }

@@ -14,6 +14,7 @@ impl Engine {
     pub fn tick(&mut self) {
         self.end_pause_in_time();
         self.end_questions();
+        self.tell_those_behind();
         self.end_waits_for_leases();
         let mut late = Vec::new();
         let mut mute = Vec::new();

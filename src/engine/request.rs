@@ -235,10 +235,8 @@ impl Engine {
         };
         let request = Request { frame, owned, args, id: command, row };
         self.clients[id as usize].last = command;
-        if self.pause.is_some()
-            && let Some(flow) = self.held_back(id, row)
-        {
-            return flow;
+        if self.unusual {
+            return self.unusually(id, &request);
         }
         // Before the session, which would put it into a transaction.
         if !self.options.deny.is_empty()
@@ -552,6 +550,7 @@ impl Engine {
 
     #[cold]
     pub(super) fn refuse(&mut self, id: u32, refusal: Refusal, args: Args<'_>) -> Flow {
+        self.monitors.rejected = true;
         if let Refusal::CrossSlot { first, second } = refusal {
             self.metrics.cross_shard[CROSS_REFUSED].inc();
             self.advise(args.at(first as usize), args.at(second as usize), args.at(0));
@@ -565,6 +564,7 @@ impl Engine {
 
     #[cold]
     fn deny(&mut self, id: u32, request: &Request<'_>) -> Flow {
+        self.monitors.rejected = true;
         let name = request.row.name;
         self.answer_error(id, format!("NOPERM the command '{name}' is denied by [commands] deny"))
     }

@@ -49,6 +49,7 @@ impl Engine {
             None => Pause { until, held },
             Some(pause) => Pause { until: pause.until.max(until), held: pause.held.max(held) },
         });
+        self.look_for_unusual();
         Reply::new(out, Proto::Resp2).status("OK");
         Ok(())
     }
@@ -56,6 +57,7 @@ impl Engine {
     /// Lets everybody go on.
     pub(super) fn end_pause(&mut self) {
         self.pause = None;
+        self.look_for_unusual();
         self.resume.append(&mut self.held);
     }
 

@@ -39,6 +39,8 @@ pub(in crate::engine) struct Multi {
     pub(in crate::engine) writes: bool,
     /// A command was refused: EXEC will be.
     pub(in crate::engine) spoiled: bool,
+    /// As they came, while somebody monitors.
+    pub(in crate::engine) shown: Vec<Vec<u8>>,
 }
 
 /// One command of a transaction; its bytes are a part of [`Multi::frames`].
@@ -126,6 +128,7 @@ impl Default for Multi {
             db: None,
             writes: false,
             spoiled: false,
+            shown: Vec::new(),
         }
     }
 }
