@@ -25,6 +25,8 @@ mod reply;
 mod request;
 mod scripts;
 mod session;
+mod straight;
+mod tally;
 mod waiting;
 
 use std::collections::{HashMap, VecDeque};
@@ -50,6 +52,7 @@ use out::Pool;
 use pubsub::Hub;
 use scripts::Scripts;
 use session::{Queued, Reserve};
+use tally::Tally;
 use waiting::Waiting;
 
 /// Where an index of no connection is needed.
@@ -231,6 +234,7 @@ pub struct Engine {
     options: Options,
     topology: Arc<Topology>,
     metrics: Arc<WorkerMetrics>,
+    tally: Tally,
     /// Microseconds of the driver's clock.
     now: u64,
     generation: u32,
@@ -288,6 +292,7 @@ impl Engine {
             options,
             topology,
             metrics,
+            tally: Tally::default(),
             now: 0,
             generation: 0,
             clients: Slab::new(),
@@ -319,6 +324,7 @@ impl Engine {
 
     /// Says what time it is; it never goes back.
     pub fn set_now(&mut self, now: u64) {
+        self.tally.set_now(now, &self.metrics);
         self.now = now;
     }
 
@@ -448,11 +454,13 @@ impl Engine {
 
     /// Connections and clients with something to write, each once.
     pub fn take_dirty(&mut self, conns: &mut Vec<u32>, clients: &mut Vec<u32>) {
+        self.tally.settle(&self.metrics);
         conns.append(&mut self.dirty_conns);
         clients.append(&mut self.dirty_clients);
         for id in conns.iter() {
             if let Some(conn) = self.conns.get_mut(*id as usize) {
                 conn.dirty = false;
+                self.metrics.backends[conn.shard.0 as usize].requests.add(mem::take(&mut conn.asked));
             }
         }
         for id in clients.iter() {
@@ -562,6 +570,13 @@ impl Engine {
         let id = self.conns.insert(Conn::new(shard, proto, db, purpose)) as u32;
         self.orders.push_back(Order::Connect { conn: id, shard });
         id
+    }
+
+    /// Forgets a connection; says whose it was.
+    fn conn_over(&mut self, id: u32) -> ShardId {
+        let conn = self.conns.remove(id as usize);
+        self.metrics.backends[conn.shard.0 as usize].requests.add(conn.asked);
+        conn.shard
     }
 
     #[inline]
