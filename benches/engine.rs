@@ -165,7 +165,14 @@ fn routing(digits: usize, rules: usize) -> Turn {
         for (frame, spans) in &frames {
             let args = Args::new(frame, spans);
             let (id, row) = route::resolve(args).expect("GET");
-            divan::black_box(route::plan(id, row, args, &map, Rules { keyless_scripts: None }, &mut keys));
+            divan::black_box(route::plan(
+                id,
+                row,
+                args,
+                &map,
+                Rules { keyless_scripts: None, gather: true },
+                &mut keys,
+            ));
         }
         REPEATS
     })

@@ -2,7 +2,7 @@
 //! fell silent are given up, memory that a burst left behind is given back.
 
 use super::client::Answer;
-use super::conn::{ENGINE, GREETING, NOBODY, Tag, WAITER};
+use super::conn::{ENGINE, GREETING, NOBODY, PEER, Tag, WAITER};
 use super::{Engine, Fault, Order, failure};
 use crate::metrics::BackendError;
 
@@ -13,6 +13,8 @@ impl Engine {
     /// To be called some ten times a second: tells those who waited too long, and tidies up.
     pub fn tick(&mut self) {
         self.end_pause_in_time();
+        self.end_questions();
+        self.tell_those_behind();
         self.end_waits_for_leases();
         let mut late = Vec::new();
         let mut mute = Vec::new();
@@ -48,6 +50,7 @@ impl Engine {
             let text = format!("-{text}\r\n");
             match tag.client {
                 ENGINE => self.looked_up(tag.seq, text.as_bytes()),
+                PEER => self.owed_answered(tag.seq, text.as_bytes()),
                 _ => self.complete(tag, Answer::Copied(text.as_bytes())),
             }
         }

@@ -4,7 +4,7 @@
 use std::mem;
 
 use super::client::{Answer, State, Turn};
-use super::conn::{Conn, ENGINE, GREETING, Tag, Use, WAITER};
+use super::conn::{Conn, ENGINE, GREETING, PEER, Tag, Use, WAITER};
 use super::merge::{Finish, Merge, Need};
 use super::out::LARGE_BYTES;
 use super::proxy::Proxy;
@@ -132,9 +132,10 @@ impl Engine {
         let waited_for = !conn.waiters.is_empty();
         let leased = conn.purpose != Use::Shared && conn.fifo.is_empty();
         match tag.client {
-            client if client < WAITER => self.complete(tag, answer),
+            client if client < PEER => self.complete(tag, answer),
             ENGINE => self.looked_up(tag.seq, answer.bytes()),
             WAITER => self.heard(tag.seq, tag.part, answer.bytes()),
+            PEER => self.owed_answered(tag.seq, answer.bytes()),
             _ => {}
         }
         if waited_for {
@@ -194,6 +195,7 @@ impl Engine {
             },
             Finish::Prepared(prepared) => self.prepared(id, seq, prepared),
             Finish::Committed(prepared) => self.committed(id, seq, prepared),
+            Finish::Gathered(gather) => self.gathered(id, seq, gather),
             Finish::Wait(words) => {
                 let Some(slot) = self.clients[id as usize].slot(seq) else { return };
                 let since = slot.at;

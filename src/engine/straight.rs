@@ -15,7 +15,7 @@ impl Engine {
     /// Nothing of the client's, and nothing of the proxy's, wants a say in its requests.
     #[inline]
     fn goes_straight(&self, client: &Client) -> bool {
-        client.session.is_none() && client.db == 0 && self.pause.is_none() && self.options.deny.is_empty()
+        client.session.is_none() && client.db == 0 && !self.unusual && self.options.deny.is_empty()
     }
 
     /// Sends what goes straight of the requests at the front of `bytes`, of a client that need not
