@@ -28,6 +28,8 @@ mod reply;
 mod request;
 mod scripts;
 mod session;
+mod straight;
+mod tally;
 mod waiting;
 
 use std::collections::{HashMap, VecDeque};
@@ -57,6 +59,7 @@ use peers::Peers;
 use pubsub::Hub;
 use scripts::Scripts;
 use session::{Queued, Reserve};
+use tally::Tally;
 use waiting::Waiting;
 
 /// Where an index of no connection is needed.
@@ -255,6 +258,7 @@ pub struct Engine {
     options: Options,
     topology: Arc<Topology>,
     metrics: Arc<WorkerMetrics>,
+    tally: Tally,
     /// Microseconds of the driver's clock.
     now: u64,
     generation: u32,
@@ -320,6 +324,7 @@ impl Engine {
             options,
             topology,
             metrics,
+            tally: Tally::default(),
             now: 0,
             generation: 0,
             clients: Slab::new(),
@@ -356,6 +361,7 @@ impl Engine {
 
     /// Says what time it is; it never goes back.
     pub fn set_now(&mut self, now: u64) {
+        self.tally.set_now(now, &self.metrics);
         self.now = now;
     }
 
@@ -488,11 +494,13 @@ impl Engine {
 
     /// Connections and clients with something to write, each once.
     pub fn take_dirty(&mut self, conns: &mut Vec<u32>, clients: &mut Vec<u32>) {
+        self.tally.settle(&self.metrics);
         conns.append(&mut self.dirty_conns);
         clients.append(&mut self.dirty_clients);
         for id in conns.iter() {
             if let Some(conn) = self.conns.get_mut(*id as usize) {
                 conn.dirty = false;
+                self.metrics.backends[conn.shard.0 as usize].requests.add(mem::take(&mut conn.asked));
             }
         }
         for id in clients.iter() {
@@ -602,6 +610,13 @@ impl Engine {
         let id = self.conns.insert(Conn::new(shard, proto, db, purpose)) as u32;
         self.orders.push_back(Order::Connect { conn: id, shard });
         id
+    }
+
+    /// Forgets a connection; says whose it was.
+    fn conn_over(&mut self, id: u32) -> ShardId {
+        let conn = self.conns.remove(id as usize);
+        self.metrics.backends[conn.shard.0 as usize].requests.add(conn.asked);
+        conn.shard
     }
 
     #[inline]

@@ -380,7 +380,7 @@ impl Engine {
     }
 
     fn forget_party(&mut self, conn: u32) {
-        let shard = self.conns.remove(conn as usize).shard;
+        let shard = self.conn_over(conn);
         let reserve = &mut self.shards[shard.0 as usize].reserve;
         reserve.leases -= 1;
         reserve.idle.retain(|idle| *idle != conn);
