@@ -199,7 +199,8 @@ fn are_apart(args: Args<'_>, positions: &[u32], map: &Topology) -> bool {
 }
 
 /// The first of the keys at `positions` that has a name of the proxy's own.
-fn reserved(args: Args<'_>, positions: &[u32]) -> Option<Refusal> {
+#[must_use]
+pub fn reserved(args: Args<'_>, positions: &[u32]) -> Option<Refusal> {
     let found = positions.iter().find(|at| is_reserved(args.at(**at as usize)));
     found.map(|at| Refusal::Reserved(*at))
 }

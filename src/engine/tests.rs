@@ -12,6 +12,7 @@ use crate::resp::{Args, RequestScanner, Scan, request};
 use crate::topology::{Colocate, Endpoint, Kind, Shard, Spec};
 
 mod ends;
+mod gather;
 mod peers;
 mod prepared;
 

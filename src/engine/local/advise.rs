@@ -26,6 +26,14 @@ impl Engine {
         self.advice.tally.count(keys, command, outcome);
     }
 
+    /// The same for the keys that a request names; SORT may name only one.
+    pub(in crate::engine) fn advise_of(&mut self, args: Args<'_>, outcome: Outcome) {
+        let keys = self.parted(args);
+        if keys.len() > 1 {
+            self.advise(&keys, args.at(0), outcome);
+        }
+    }
+
     /// What to do about keys that are on several shards, for an error.
     pub(in crate::engine) fn remedy(&self, keys: &[&[u8]]) -> String {
         let hint = self.options.tallies.hint(keys, &self.topology);
@@ -65,8 +73,7 @@ impl Engine {
     #[cold]
     pub(in crate::engine) fn advise_ahead(&mut self, request: &Request<'_>, rules: Rules) {
         let gathered = rules.gather && matches!(request.row.route, Route::Gather(_));
-        let keys = self.parted(request.args);
-        self.advise(&keys, request.args.at(0), if gathered { Outcome::Gathered } else { Outcome::Refused });
+        self.advise_of(request.args, if gathered { Outcome::Gathered } else { Outcome::Refused });
     }
 
     /// Some time has passed: others may see what was counted.
