@@ -47,10 +47,11 @@ impl Engine {
             let text = failure::timeout(self.topology.shard(shard), waited / 1000);
             let text = format!("-{text}\r\n");
             match tag.client {
-                ENGINE => self.looked_up(tag.seq, text.as_bytes()),
+                ENGINE => self.told_engine(tag, shard, text.as_bytes()),
                 _ => self.complete(tag, Answer::Copied(text.as_bytes())),
             }
         }
+        self.busy_tick();
         self.hub_tick();
         self.waiting_tick();
         mute.extend(self.silent_lines());

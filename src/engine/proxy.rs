@@ -92,7 +92,7 @@ impl Engine {
         ];
         for (index, (shard, state)) in map.shards().iter().zip(&self.shards).enumerate() {
             let link = self.conns.get(state.shared[0] as usize).map(|conn| conn.link);
-            let up = if link == Some(Link::Up) { "up" } else { "down" };
+            let up = if link.is_some_and(Link::is_up) { "up" } else { "down" };
             let slots = map.slots_of(crate::topology::ShardId(index as u16));
             let version = state.version.as_deref().unwrap_or("");
             let text = format!("address={},state={up},version={version},slots={slots}", shard.endpoint);

@@ -275,7 +275,7 @@ impl Engine {
     pub(super) fn forward(&mut self, id: u32, shard: ShardId, request: &Request<'_>) -> Flow {
         let conn = self.conn_to(id, shard);
         if conn == NONE {
-            return self.answer_down(id, shard, request.row.class());
+            return self.unreachable(id, shard, request);
         }
         if self.is_full(conn) {
             return self.wait_for(id, conn);
@@ -306,7 +306,7 @@ impl Engine {
 
     #[inline(always)]
     fn queue_on(&mut self, id: u32, client: u32, generation: u32, seq: u32, part: u16, request: &Request<'_>) {
-        let slow = request.row.flags.has(Flags::NO_MANDATORY_KEYS) && request.row.class() == Class::Write;
+        let slow = request.row.flags.has(Flags::NO_MANDATORY_KEYS);
         let conn = &mut self.conns[id as usize];
         self.metrics.backends[conn.shard.0 as usize].requests.inc();
         conn.fifo.push_back(Tag { client, generation, seq, part, slow, at: self.now, offset: conn.out.end() });
@@ -532,6 +532,9 @@ impl Engine {
 
     #[cold]
     pub(super) fn answer_down(&mut self, id: u32, shard: ShardId, class: Class) -> Flow {
+        if let Some(text) = self.busy_text(shard) {
+            return self.answer_error(id, text);
+        }
         let base = self.shards[shard.0 as usize].shared[0];
         let trouble = self.conns.get(base as usize).map_or("", |conn| conn.trouble.as_str());
         let text = failure::down(self.topology.shard(shard), trouble);

@@ -219,6 +219,9 @@ impl Engine {
             }
             Plan::Refuse(refusal) => return self.refuse(id, refusal, args),
         };
+        if let Some(text) = self.busy_place(&place, &keys, request) {
+            return self.answer_error(id, text);
+        }
         let first = keys.first().copied().or(request.row.keys.single().map(|at| at as u32));
         let key = first.map_or(&[][..], |at| args.at(at as usize));
         let flow = self.enqueue(id, place, key, &keys, request);
@@ -227,6 +230,21 @@ impl Engine {
         }
         self.metrics.requests[request.id.0 as usize].inc();
         flow
+    }
+
+    /// The BUSY of a shard on which a command would run; what is always allowed is not refused.
+    fn busy_place(&self, place: &Place, keys: &[u32], request: &Request<'_>) -> Option<Vec<u8>> {
+        if request.row.flags.has(Flags::ALLOW_BUSY) {
+            return None;
+        }
+        match place {
+            Place::One(shard) | Place::Scan { shard, .. } => self.busy_text(*shard),
+            Place::Split(_) => {
+                keys.iter().find_map(|key| self.busy_text(self.topology.shard_of(request.args.at(*key as usize))))
+            }
+            Place::Every { .. } => (0..self.shards.len()).find_map(|index| self.busy_text(ShardId(index as u16))),
+            _ => self.busy_text(self.topology.home()),
+        }
     }
 
     /// Puts a command into the transaction that the client is building, to be run at `place`; `key` is
