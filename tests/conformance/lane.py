@@ -59,13 +59,11 @@ class Result:
 
 
 class Lane:
-    """Runs files one after another; its directory holds what they printed."""
+    """Runs files one after another; `logs` holds what they printed."""
 
-    def __init__(self, tree: pathlib.Path, logs: pathlib.Path, number: int) -> None:
+    def __init__(self, tree: pathlib.Path, logs: pathlib.Path) -> None:
         self.tree = tree
         self.logs = logs
-        # The suite looks for a free port from here on, for its own processes to talk.
-        self.port = 22000 + 100 * number
 
     def file(self, unit: str, setting: Setting, plain: bool, only: list[str] | None = None) -> Result:
         """All tests of a file, or those named; `plain` is Redis itself in the proxy's place."""
@@ -90,7 +88,11 @@ class Lane:
         with contextlib.ExitStack() as stack:
             servers, proxy = self._start(stack, setting, plain)
             try:
-                text = self._suite(unit, setting, proxy.port, only, skipped, name)
+                for _ in range(STARTS_MAX):
+                    text = self._suite(unit, setting, proxy.port, only, skipped, name)
+                    # Its processes talk over a port, which somebody else may have taken meanwhile.
+                    if "couldn't open socket: address already in use" not in text:
+                        break
             finally:
                 if not plain:
                     result.requests += backend_requests(proxy, result.faults, unit)
@@ -120,7 +122,7 @@ class Lane:
                name: str) -> str:
         argv = ["tclsh", "tests/test_helper.tcl", "--host", "127.0.0.1", "--port", str(port), "--single", unit,
                 "--tags", " ".join(f"-{tag}" for tag in DENIED), "--durable", "--dont-clean", "--timeout",
-                str(HANG_SECONDS), "--baseport", str(self.port), *setting.flags]
+                str(HANG_SECONDS), "--baseport", str(20_000 + rig.free_ports(1)[0] % 30_000), *setting.flags]
         for test in only or ():
             argv += ["--only", output.plain_name(test)]
         if skipped:

@@ -18,6 +18,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 import lane
@@ -39,8 +40,8 @@ class Lanes:
     def __init__(self, tree: pathlib.Path, logs: pathlib.Path, count: int) -> None:
         self.pool = concurrent.futures.ThreadPoolExecutor(count)
         self.free: queue.SimpleQueue[lane.Lane] = queue.SimpleQueue()
-        for number in range(count):
-            self.free.put(lane.Lane(tree, logs, number))
+        for _ in range(count):
+            self.free.put(lane.Lane(tree, logs))
 
     def submit(self, *arguments: object) -> concurrent.futures.Future:
         def work() -> lane.Result:
@@ -130,10 +131,19 @@ def main() -> int:
     parser.add_argument("--denominator", action="store_true", help="measure plain Redis twice and write denominator.txt")
     options = parser.parse_args()
     settings = [lane.SETTINGS[name] for name in options.setting or lane.SETTINGS]
+    suite.HOME.mkdir(parents=True, exist_ok=True)
 
-    tree = suite.fetched()
+    # Of this run alone: several may go on at a time.
+    with tempfile.TemporaryDirectory(prefix="suite-", dir=suite.HOME) as directory:
+        tree = pathlib.Path(directory, "redis")
+        suite.fetched(tree)
+        return run(tree, settings, options, parser)
+
+
+def run(tree: pathlib.Path, settings: list[lane.Setting], options: argparse.Namespace,
+        parser: argparse.ArgumentParser) -> int:
     checksums = suite.checksums(tree)
-    logs = suite.HOME / "logs"
+    logs = suite.HOME / ("logs-of-units" if options.unit else "logs")
     if not options.unit:
         shutil.rmtree(logs, ignore_errors=True)
         print("".join(f"{checksum}  {path}\n" for path, checksum in checksums.items()), end="")

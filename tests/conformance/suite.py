@@ -18,18 +18,15 @@ class Broken(Exception):
     """The run cannot go on; says why."""
 
 
-def fetched() -> pathlib.Path:
-    """The directory of a freshly unpacked source package."""
+def fetched(tree: pathlib.Path) -> None:
+    """Unpacks the source package at `tree`, which must not be there yet."""
     downloads = HOME / "download"
     packages = sorted(downloads.glob("redis_*.dsc"))
     if not packages:
         packages = download(downloads)
     if len(packages) != 1:
         raise Broken(f"one source package expected in {downloads}, found {len(packages)}: remove that directory")
-    tree = HOME / "suite"
-    shutil.rmtree(tree, ignore_errors=True)
     run(["dpkg-source", "--no-check", "-x", str(packages[0]), str(tree)])
-    return tree
 
 
 def download(downloads: pathlib.Path) -> list[pathlib.Path]:

@@ -94,7 +94,7 @@ class Rounds(unittest.TestCase):
             return output.parse(remaining.pop(0), unit)
 
         with unittest.mock.patch.object(lane.Lane, "_once", once):
-            return lane.Lane(suite.ROOT, suite.ROOT, 0).file("unit/x", lane.SETTINGS["a"], False), skips
+            return lane.Lane(suite.ROOT, suite.ROOT).file("unit/x", lane.SETTINGS["a"], False), skips
 
     def test_what_stands_behind_a_hang_still_runs(self):
         result, skips = self.result(
