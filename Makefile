@@ -34,10 +34,11 @@ bench: ## Side by side with direct, haproxy and nutcracker: benches/RESULTS.md.
 	cargo build --release
 	python3 benches/compare.py $(value ARGS)
 
-bench-check: ## The same in a minute: wrong counts fail, clocks do not.
-	@scripts/setup.sh cc python redis nutcracker haproxy strace
+bench-check: ## The same in short, and instructions and system calls beside benches/COUNTS.json: counts fail, clocks do not.
+	@scripts/setup.sh cc python redis nutcracker haproxy strace valgrind
 	cargo build --release
 	python3 benches/compare.py --quick --out benches/raw/quick.md $(value ARGS)
+	python3 benches/counts.py
 
 bench-memory: ## Memory of idle clients, after a burst, and around a 512 MB value: benches/MEMORY.md.
 	@scripts/setup.sh cc python redis nutcracker

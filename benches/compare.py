@@ -11,36 +11,16 @@ import argparse
 import collections
 import dataclasses
 import json
-import os
 import pathlib
 import signal
-import subprocess
 import sys
 import time
 
+import counts
 import figures
 import rig
+from counts import CLIENTS, fill, load, say
 from figures import ROWS, Row, Sample
-
-CLIENTS = 50
-LOAD_SECONDS_MAX = 120.0
-# Requests of the passes that count system calls and instructions, in figures.Row's units.
-SYSCALL_UNIT = 4_000
-INSTRUCTION_UNIT = 2_000
-
-
-def load(proxy: rig.Proxy, row: Row, requests: int, core: int | None) -> str:
-    """Sends exactly `requests` requests; returns the load generator's CSV."""
-    argv = ["redis-benchmark", "-h", proxy.host, "-p", str(proxy.port), "-c", str(CLIENTS), "-n", str(requests),
-            "-P", str(row.pipeline), "-r", str(row.keyspace), "--csv", *row.words()]
-    try:
-        done = subprocess.run(rig.pinned(argv, core), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                              stderr=subprocess.PIPE, text=True, timeout=LOAD_SECONDS_MAX)
-    except subprocess.TimeoutExpired as err:
-        raise rig.Broken(f"{proxy.name}, {row.name}: not done after {LOAD_SECONDS_MAX:.0f} s") from err
-    if done.returncode != 0:
-        raise rig.Broken(f"{proxy.name}, {row.name}: {(done.stderr or done.stdout).strip()[-300:]}")
-    return done.stdout
 
 
 class Counters:
@@ -72,19 +52,6 @@ class Counters:
         return found
 
 
-def fill(backends: list[int], rows: list[Row]) -> None:
-    """Every key on every server, so that any placement finds it."""
-    for prefix, count, size in sorted({(row.prefix, row.keyspace, row.size) for row in rows}):
-        step = max(1, min(1_000, 4_000_000 // size))
-        value = b"x" * size
-        for port in backends:
-            with rig.Client(port) as client:
-                for start in range(0, count, step):
-                    pairs = [part for i in range(start, min(start + step, count))
-                             for part in (b"%b:%012d" % (prefix.encode(), i), value)]
-                    client.call("MSET", *pairs)
-
-
 def sample(proxy: rig.Proxy, row: Row, requests: int, where: rig.Rig, pinning: str, turn: int) -> Sample:
     before = Counters(where.backends)
     counted = rig.requests_counted(proxy, row.command) if proxy.name == "ringway" else 0
@@ -107,7 +74,7 @@ def sample(proxy: rig.Proxy, row: Row, requests: int, where: rig.Rig, pinning: s
 
 def measure(options: argparse.Namespace, pinning: str, rows: list[Row]) -> tuple[list[Sample], dict[str, str]]:
     """All rounds at one pinning, and the versions of what took part."""
-    core = max(os.sched_getaffinity(0)) if pinning == "pinned" else None
+    core = rig.last_core() if pinning == "pinned" else None
     with rig.Rig(core) as where:
         where.start_backends()
         fill(where.backends, rows)
@@ -127,54 +94,6 @@ def measure(options: argparse.Namespace, pinning: str, rows: list[Row]) -> tuple
                         out.write(json.dumps(dataclasses.asdict(taken)) + "\n")
             say(f"{pinning}: round {turn + 1} of {options.rounds}")
         return samples, versions
-
-
-def count_syscalls(kind: str, rows: list[Row]) -> dict[str, float]:
-    """System calls per request while strace watches; it slows the proxy, which makes its batches
-    larger, alike for all."""
-    counts = {}
-    with rig.Rig(max(os.sched_getaffinity(0))) as where:
-        where.start_backends()
-        fill(where.backends, rows)
-        proxy = where.start(kind)
-        for row in rows:
-            requests = row.requests(SYSCALL_UNIT)
-            out = where.dir / "strace.txt"
-            out.unlink(missing_ok=True)
-            tracer = subprocess.Popen(["strace", "-f", "-c", "-o", str(out), "-p", str(proxy.pid)],
-                                      stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-            try:
-                # It says "Process N attached" for each thread; the first line is enough to begin.
-                if b"attached" not in (line := tracer.stderr.readline()):
-                    raise rig.Broken(f"strace: {line.decode().strip()}")
-                load(proxy, row, requests, where.core)
-            finally:
-                tracer.send_signal(signal.SIGINT)
-                tracer.stderr.read()
-                tracer.wait()
-            counts[row.name] = figures.parse_syscalls(out.read_text()) / requests
-    return counts
-
-
-def count_instructions(kind: str, rows: list[Row]) -> dict[str, float]:
-    """User-space instructions per request under callgrind: the difference of a long and a short run, so
-    that starting, connecting and ending cancel out."""
-    counts = {}
-    for row in rows:
-        short, long = row.requests(INSTRUCTION_UNIT), row.requests(INSTRUCTION_UNIT * 3)
-        totals = []
-        for requests in (short, long):
-            with rig.Rig() as where:
-                where.start_backends()
-                fill(where.backends, [row])
-                out = where.dir / "callgrind.out"
-                proxy = where.start(kind, ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}"])
-                load(proxy, row, requests, where.core)
-                rig.end(proxy.process, patience=60)
-                totals.append(figures.parse_instructions(out.read_text()))
-        counts[row.name] = (totals[1] - totals[0]) / (long - short)
-        say(f"{kind}, {row.name}: {counts[row.name]:,.0f} instructions per request")
-    return counts
 
 
 def render(options: argparse.Namespace, rows: list[Row], samples: list[Sample], versions: dict[str, str],
@@ -247,10 +166,6 @@ def arguments() -> argparse.Namespace:
     return options
 
 
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
 def main() -> int:
     options = arguments()
     rows = [row for row in ROWS if row.name in options.only]
@@ -262,9 +177,9 @@ def main() -> int:
             samples += taken
         for kind in options.proxies:
             if kind != "direct" and not options.no_syscalls:
-                syscalls[kind] = count_syscalls(kind, rows)
+                syscalls[kind] = counts.syscalls(kind, rows)
             if kind not in ("direct", "envoy") and options.instructions:
-                instructions[kind] = count_instructions(kind, rows)
+                instructions[kind] = counts.instructions(kind, rows)
     except rig.Broken as err:
         say(f"compare: {err}")
         return 1

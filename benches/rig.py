@@ -199,6 +199,10 @@ def pinned(argv: list[str], core: int | None) -> list[str]:
     return argv if core is None else ["taskset", "-c", str(core), *argv]
 
 
+def last_core() -> int:
+    return max(os.sched_getaffinity(0))
+
+
 def end(child: subprocess.Popen, patience: float = 10.0) -> None:
     if child.poll() is None:
         child.send_signal(signal.SIGTERM)

@@ -2,6 +2,7 @@
 
 import unittest
 
+import counts
 import figures
 import memory
 import rig
@@ -104,6 +105,14 @@ class Figures(unittest.TestCase):
         self.assertIn("| GET P1 | 50.0 (50.0–50.0); 0.50 / 1.50 |",
                       figures.speed_table(samples, ["GET P1"], ["direct"]))
         self.assertIn("| GET P1 | 2.00 | 2.00 |", figures.memory_table(samples, ["GET P1"], names))
+
+
+class Counts(unittest.TestCase):
+    def test_only_what_grew_beyond_its_tolerance_is_wrong(self):
+        kept = {"engine": {"a": 100.0, "b": 100.0, "c": 100.0}}
+        lines, wrong = counts.compared(kept, {"engine": {"a": 101.9, "b": 102.1, "c": 50.0, "d": 1.0}})
+        self.assertEqual(len(lines), 4)
+        self.assertEqual(wrong, ["engine, b: 100 before, 102 now", "engine, d: not in COUNTS.json"])
 
 
 class Memory(unittest.TestCase):

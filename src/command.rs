@@ -96,6 +96,8 @@ pub enum Keys {
 pub enum Route {
     /// To the one shard that holds all its keys; CROSSSLOT when they are on several.
     Keys,
+    /// The same, but when they are on several shards the others' values are brought to one of them.
+    Gather(Gather),
     /// Keys may be on several shards: one part per shard, merged.
     Split(Split),
     /// To every shard, merged.
@@ -110,6 +112,23 @@ pub enum Route {
     Container,
     /// Not available through the proxy, unless the client is an admin (`RINGWAY SHARD`).
     Refused,
+}
+
+/// What becomes of a command whose keys are on several shards and must be seen together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gather {
+    /// It only reads: it runs where its first key is, on copies of the others.
+    Read,
+    /// It writes its first key, and runs there.
+    StoreFirst,
+    /// It writes its last key (GEORADIUS, what COPY names second), and runs there.
+    StoreLast,
+    /// The same, and the copy keeps its time to live (COPY).
+    Copy,
+    /// Reads, or writes its last key when it has two; its patterns may name more (SORT).
+    Sort,
+    /// The key itself moves (RENAME); it is not overwritten where `overwrites` is not set (RENAMENX).
+    Rename { overwrites: bool },
 }
 
 /// How a split command's parts are cut and merged.
@@ -292,9 +311,9 @@ impl Command {
     pub const fn class(&self) -> Class {
         match self.route {
             Route::Home => Class::Read,
-            Route::Keys if self.flags.has(Flags::READONLY) => Class::Read,
+            Route::Keys | Route::Gather(_) if self.flags.has(Flags::READONLY) => Class::Read,
             // Scripts are neither reads nor writes by their flags, and may write.
-            Route::Keys => Class::Write,
+            Route::Keys | Route::Gather(_) => Class::Write,
             Route::Split(_) => Class::Split,
             Route::Every(_) => Class::Every,
             Route::Local(_) | Route::Container | Route::Refused => Class::Local,

@@ -165,7 +165,7 @@ pub struct Colocate {
 #[serde(default, deny_unknown_fields)]
 pub struct Commands {
     /// One operation on keys of several backends: fetch the others' values to one of them, or
-    /// refuse with CROSSSLOT. Default `"gather"`, which so far refuses too.
+    /// refuse with CROSSSLOT. Default `"gather"`.
     pub cross_shard: CrossShard,
     /// MULTI/EXEC with keys of several backends: prepared on each of them, then carried out on all, or
     /// refused with CROSSSLOT. Default `"prepared"`.
@@ -253,6 +253,10 @@ pub struct Limits {
     /// Further ones that each worker keeps for transactions over several backends; one that finds none
     /// free waits for as long as for a request. Default 32.
     pub transaction_leases_max: u32,
+    /// Bytes that `commands.cross_shard = "gather"` copies between backends for one command, as DUMP
+    /// writes them; more is refused with CROSSSLOT. Default 8 MiB.
+    #[serde(deserialize_with = "value::bytes")]
+    pub cross_shard_max_bytes: u64,
 }
 
 /// `[timeouts]`; text such as `"500ms"`, `"5s"`, `"2m"`, `"1h"`.
@@ -435,6 +439,7 @@ impl Default for Limits {
             query_buffer_bytes_max: 1024 * MIB,
             leases_max: 256,
             transaction_leases_max: 32,
+            cross_shard_max_bytes: 8 * MIB,
         }
     }
 }

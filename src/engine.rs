@@ -14,12 +14,15 @@ mod client;
 mod clock;
 mod conn;
 mod failure;
+mod gather;
 mod inbox;
 mod link;
 mod local;
 mod lookup;
 mod merge;
+mod monitor;
 mod out;
+mod peers;
 mod proxy;
 mod pubsub;
 mod reply;
@@ -37,7 +40,8 @@ use slab::Slab;
 
 pub use client::About;
 pub use out::Out;
-pub use pubsub::OutputLimits;
+pub use peers::Message;
+pub use pubsub::{Board, OutputLimits};
 
 use crate::command::{self, Class};
 use crate::metrics::{Labels, WorkerMetrics};
@@ -48,7 +52,9 @@ use client::{Client, End, Park};
 use conn::{Conn, Link, Use};
 use local::{Advice, Pause};
 use lookup::Lookups;
+use monitor::Monitors;
 use out::Pool;
+use peers::Peers;
 use pubsub::Hub;
 use scripts::Scripts;
 use session::{Queued, Reserve};
@@ -89,6 +95,11 @@ pub struct Options {
     pub transaction_leases_max: usize,
     /// Transactions over several shards are prepared on each; else they are refused.
     pub prepared: bool,
+    /// Values of keys on several shards are brought together where a command needs them so; else it is
+    /// refused.
+    pub gather: bool,
+    /// What may be brought together for one command, in DUMP's bytes.
+    pub gather_bytes_max: usize,
     pub request_timeout: u64,
     pub script_timeout: u64,
     /// Who may use the proxy; with nobody listed, everybody may.
@@ -107,6 +118,10 @@ pub struct Options {
     pub databases: u32,
     /// The process' start in Unix microseconds, the clock's zero.
     pub epoch: u64,
+    /// This worker's number, of `facts.threads`.
+    pub worker: u16,
+    /// What the clients of all workers are subscribed to; none when there is one worker.
+    pub board: Option<Arc<Board>>,
     /// How the proxy names itself in INFO.
     pub facts: Facts,
 }
@@ -127,6 +142,8 @@ impl Default for Options {
             leases_max: 256,
             transaction_leases_max: 32,
             prepared: true,
+            gather: true,
+            gather_bytes_max: 8 * 1024 * 1024,
             request_timeout: 5_000_000,
             script_timeout: 60_000_000,
             users: Vec::new(),
@@ -137,6 +154,8 @@ impl Default for Options {
             credentials: vec![Credentials::default()],
             databases: 16,
             epoch: 0,
+            worker: 0,
+            board: None,
             facts: Facts::default(),
         }
     }
@@ -197,6 +216,8 @@ pub enum Order {
     CloseClient { client: u32 },
     /// Close the client at once, whatever is left for it.
     DropClient { client: u32 },
+    /// Give the message to worker `to`, or say that it could not be ([`Engine::undelivered`]).
+    Send { to: u16, message: Message },
     /// Call [`Engine::alarm`] at this time, and not at the one that was asked for before.
     Alarm { at: u64 },
 }
@@ -228,6 +249,8 @@ struct ShardState {
     version: Option<String>,
     /// Whether a script keeps it busy.
     probe: Probe,
+    /// It calls itself Valkey, which counts its versions apart from Redis'.
+    is_valkey: bool,
 }
 
 #[derive(Debug)]
@@ -253,14 +276,20 @@ pub struct Engine {
     /// Those that were news once.
     told: Vec<String>,
     pool: Pool,
+    /// There is a pause, or somebody monitors: requests take the long way.
+    unusual: bool,
     /// CLIENT PAUSE is in force.
     pause: Option<Pause>,
     /// Clients whose next request waits for the pause's end.
     held: Vec<(u32, u32)>,
     /// Clients whose transactions wait for leases, the first one first.
     transactions: VecDeque<Queued>,
+    /// Commands whose keys were brought together so far.
+    gathers: u64,
     lookups: Lookups,
     scripts: Scripts,
+    peers: Peers,
+    monitors: Monitors,
     advice: Advice,
     /// Scratch: the arguments of the request at hand, the positions of its keys.
     spans: Vec<Span>,
@@ -270,6 +299,7 @@ pub struct Engine {
 /// Places among the labels of what becomes of keys on several shards.
 const CROSS_REFUSED: usize = 0;
 const CROSS_PREPARED: usize = 1;
+const CROSS_GATHERED: usize = 2;
 
 /// The labels of [`WorkerMetrics`], in the order in which the engine counts.
 #[must_use]
@@ -278,7 +308,7 @@ pub fn labels(topology: &Topology) -> Labels {
         commands: command::all().iter().map(|row| row.name).collect(),
         classes: const { &Class::NAMES },
         error_kinds: failure::KINDS,
-        cross_kinds: &["refused", "prepared"],
+        cross_kinds: &["refused", "prepared", "gathered"],
         backends: topology.shards().iter().map(|shard| shard.name.clone()).collect(),
     }
 }
@@ -306,11 +336,15 @@ impl Engine {
             news: Vec::new(),
             told: Vec::new(),
             pool: Pool::default(),
+            unusual: false,
             pause: None,
             held: Vec::new(),
             transactions: VecDeque::new(),
+            gathers: 0,
             lookups: Lookups::default(),
             scripts: Scripts::default(),
+            peers: Peers::default(),
+            monitors: Monitors::default(),
             advice: Advice::default(),
             spans: Vec::new(),
             keys: Vec::new(),
@@ -367,6 +401,9 @@ impl Engine {
         client.out.retire(&mut self.pool);
         if let Some(session) = client.session.take() {
             self.end_subscriptions(id, &session);
+            if session.monitors {
+                self.end_monitor(id);
+            }
             self.end_session(id, &session);
         }
     }
@@ -614,6 +651,7 @@ impl ShardState {
             reserve: Reserve::default(),
             version: None,
             probe: Probe::default(),
+            is_valkey: false,
         }
     }
 }

@@ -3,7 +3,7 @@
 //! Pure: arguments and a topology in, a [`Plan`] out. Nothing behind a plan looks at the command's
 //! name again.
 
-use crate::command::{self, Command, CommandId, Every, Flags, Keys, Local, Route, Session, Split};
+use crate::command::{self, Command, CommandId, Every, Flags, Gather, Keys, Local, Route, Session, Split};
 use crate::resp::Args;
 use crate::topology::{ShardId, Topology};
 
@@ -16,6 +16,8 @@ pub enum Plan {
     Script(ShardId),
     /// One part per shard, by the keys whose positions were found.
     Split(Split),
+    /// Its keys, whose positions were found, are on several shards and must be seen together.
+    Gather(Gather),
     Every(Every),
     Local(Local),
     Session(Session),
@@ -35,6 +37,8 @@ pub enum Refusal {
         first: u32,
         second: u32,
     },
+    /// The key at this position has a name that only the proxy's own copies have.
+    Reserved(u32),
     /// SORT's pattern, by its position, names keys that may be on other shards than the sorted one.
     Pattern {
         key: u32,
@@ -51,6 +55,19 @@ pub enum Refusal {
 pub struct Rules {
     /// Scripts without keys; None refuses them.
     pub keyless_scripts: Option<ShardId>,
+    /// Keys of several shards are brought together, not refused.
+    pub gather: bool,
+}
+
+/// How the names of copies begin that exist on a shard while a command on keys of several runs there.
+/// <https://redis.io/docs/latest/commands/sort/>: SORT replaces the first `*`, so none stands before it.
+pub const RESERVED: &[u8] = b"__ringway:";
+
+/// Whether only the proxy's own copies are called so. Nearly all keys begin with another byte.
+#[inline(always)]
+#[must_use]
+pub fn is_reserved(key: &[u8]) -> bool {
+    key.first() == Some(&b'_') && key.starts_with(RESERVED)
 }
 
 /// The row of the request's command or subcommand, once its arity is right.
@@ -80,7 +97,8 @@ pub fn resolve(args: Args<'_>) -> Result<(CommandId, &'static Command), Refusal>
 pub fn plan(id: CommandId, row: &Command, args: Args<'_>, map: &Topology, rules: Rules, keys: &mut Vec<u32>) -> Plan {
     // Most requests: one key, right behind the name.
     if let (Route::Keys, Keys::Range { first: 1, last: 1, .. }) = (row.route, row.keys) {
-        return Plan::One(map.shard_of(args.at(1)));
+        let key = args.at(1);
+        return if is_reserved(key) { Plan::Refuse(Refusal::Reserved(1)) } else { Plan::One(map.shard_of(key)) };
     }
     plan_by_route(id, row, args, map, rules, keys)
 }
@@ -95,7 +113,7 @@ fn plan_by_route(
     keys: &mut Vec<u32>,
 ) -> Plan {
     match row.route {
-        Route::Keys => keyed(row, args, map, rules, keys),
+        Route::Keys | Route::Gather(_) => keyed(row, args, map, rules, keys),
         Route::Split(split) => split_by_shard(split, row, args, map, keys),
         Route::Every(every) => Plan::Every(every),
         Route::Home => Plan::One(map.home()),
@@ -137,39 +155,58 @@ fn keyed(row: &Command, args: Args<'_>, map: &Topology, rules: Rules, keys: &mut
     if keys.is_empty() && row.flags.has(Flags::NO_MANDATORY_KEYS) && matches!(row.keys, Keys::Counted { .. }) {
         return rules.keyless_scripts.map_or(Plan::Refuse(Refusal::KeylessScript), Plan::Script);
     }
+    if let Some(reserved) = reserved(args, keys) {
+        return Plan::Refuse(reserved);
+    }
     match one_shard(args, keys, map) {
+        Err(_)
+            if rules.gather
+                && let Route::Gather(how) = row.route =>
+        {
+            Plan::Gather(how)
+        }
         Err(_) if row.keys == Keys::Streams => match blocks(row, args) {
             true => Plan::Session(Session::Block),
             false => Plan::Split(Split::Streams),
         },
         Err(refusal) => Plan::Refuse(refusal),
-        Ok(shard) if matches!(row.keys, Keys::Sort | Keys::SortReadOnly) => match foreign_pattern(args, shard, map) {
-            Some(pattern) => Plan::Refuse(Refusal::Pattern { key: 1, pattern }),
-            None => Plan::One(shard),
-        },
+        Ok(shard) if matches!(row.keys, Keys::Sort | Keys::SortReadOnly) => {
+            match foreign_patterns(args, shard, map).next() {
+                Some(_) if rules.gather => Plan::Gather(Gather::Sort),
+                Some(pattern) => Plan::Refuse(Refusal::Pattern { key: 1, pattern }),
+                None => Plan::One(shard),
+            }
+        }
         Ok(_) if blocks(row, args) => Plan::Session(Session::Block),
         Ok(shard) if row.flags.has(Flags::NO_MANDATORY_KEYS) => Plan::Script(shard),
         Ok(shard) => Plan::One(shard),
     }
 }
 
-/// The first BY or GET pattern of a SORT whose keys are not all on `shard`.
-fn foreign_pattern(args: Args<'_>, shard: ShardId, map: &Topology) -> Option<u32> {
-    let mut at = 2;
-    while at + 1 < args.len() {
-        at += match () {
-            () if args.is(at, "limit") => 3,
-            () if args.is(at, "store") => 2,
-            () if args.is(at, "by") || args.is(at, "get") => {
-                if !stays(args.at(at + 1), shard, map) {
-                    return Some(at as u32 + 1);
-                }
-                2
+/// The first of the keys at `positions` that has a name of the proxy's own.
+fn reserved(args: Args<'_>, positions: &[u32]) -> Option<Refusal> {
+    let found = positions.iter().find(|at| is_reserved(args.at(**at as usize)));
+    found.map(|at| Refusal::Reserved(*at))
+}
+
+/// The BY and GET patterns of a SORT, by their positions, whose keys are not all on `shard`.
+pub fn foreign_patterns(args: Args<'_>, shard: ShardId, map: &Topology) -> impl Iterator<Item = u32> {
+    let mut next = 2;
+    std::iter::from_fn(move || {
+        while next + 1 < args.len() {
+            let at = next;
+            let is_pattern = args.is(at, "by") || args.is(at, "get");
+            next += match () {
+                () if args.is(at, "limit") => 3,
+                () if args.is(at, "store") || is_pattern => 2,
+                () => 1,
+            };
+            if is_pattern && !stays(args.at(at + 1), shard, map) {
+                return Some(at as u32 + 1);
             }
-            () => 1,
-        };
-    }
-    None
+        }
+        None
+    })
 }
 
 /// Whether every key that the pattern can name is on `shard`: whatever stands for its `*`, the tag is
@@ -193,6 +230,9 @@ fn split_by_shard(split: Split, row: &Command, args: Args<'_>, map: &Topology, k
     keys.clear();
     if row.keys.find(args, keys).is_err() || split == Split::Pairs && args.len().is_multiple_of(2) {
         return Plan::One(map.home());
+    }
+    if let Some(reserved) = reserved(args, keys) {
+        return Plan::Refuse(reserved);
     }
     match one_shard(args, keys, map) {
         Ok(shard) => Plan::One(shard),
@@ -226,7 +266,7 @@ mod tests {
         request(&mut frame, &line.split(' ').collect::<Vec<_>>());
         RequestScanner::default().scan(&frame, &Limits::default(), true, &mut spans).expect("a request");
         let args = Args::new(&frame, &spans);
-        let rules = Rules { keyless_scripts: Some(map.home()) };
+        let rules = Rules { keyless_scripts: Some(map.home()), gather: true };
         let said = match resolve(args) {
             Err(refusal) => format!("{refusal:?}").split(['(', ' ']).next().unwrap_or_default().to_owned(),
             Ok((id, row)) => match plan(id, row, args, &map, rules, &mut keys) {
@@ -267,7 +307,14 @@ mod tests {
         check("MSET k1 v k2 w", &format!("Pairs {},{}", shard("k1"), shard(&other)));
         check("MSET k1 v k2", "a");
         check("DEL k1 k2 k1", &format!("Sum {},{},{}", shard("k1"), shard(&other), shard("k1")));
-        check("SINTER k1 k2", "CrossSlot");
+        check("SMOVE k1 k2 m", "CrossSlot");
+        check("MSETNX k1 v k2 w", "CrossSlot");
+        check("EVAL_RO x 2 k1 k2", "CrossSlot");
+        check("SINTER k1 k2", "Gather(Read)");
+        check("SORT k1 STORE k2", "Gather(Sort)");
+        check("COPY k1 k2", "Gather(Copy)");
+        check("BITOP AND {k1}d k1 k2", "Gather(StoreFirst)");
+        check("GEORADIUS k1 1 1 1 km STORE k2", "Gather(StoreLast)");
         check("BLPOP k1 k2 0", "Session(Block)");
         check("BZMPOP 0 2 k1 k2 MIN", "Session(Block)");
         check("BLMOVE k1 k2 LEFT LEFT 0", "CrossSlot");
@@ -276,8 +323,8 @@ mod tests {
         check("XREAD STREAMS k1 k2 0 0", &format!("Streams {},{}", shard("k1"), shard(&other)));
         check("XREADGROUP GROUP g c BLOCK 0 STREAMS k1 k2 > >", "Session(Block)");
         check("BLPOP k1 0", "Session(Block)");
-        check("SORT k1 BY w_*", "Pattern");
-        check("SORT_RO k1 LIMIT 0 1 GET # GET w_*->f", "Pattern");
+        check("SORT k1 BY w_*", "Gather(Sort)");
+        check("SORT_RO k1 LIMIT 0 1 GET # GET w_*->f", "Gather(Sort)");
         check("SORT k1 BY nosort GET # LIMIT 0 1 ALPHA", &shard("k1"));
         check("SORT k1 BY {k1}w_* GET {k1}h_*->f STORE {k1}d", &shard("k1"));
         check("DBSIZE", "Every(Sum)");
@@ -291,5 +338,11 @@ mod tests {
         check("CLIENT NOSUCH", "UnknownSubcommand");
         check("CLIENT SETNAME", "Arity");
         check("SHUTDOWN", "NotHere");
+        check("GET __ringway:1:k", "Reserved");
+        check("OBJECT ENCODING __ringway:1:k", "Reserved");
+        check("DEL k __ringway:1:k", "Reserved");
+        check("ZUNIONSTORE k 1 __ringway:1:k", "Reserved");
+        check("BLPOP __ringway:1:k 0", "Reserved");
+        check("GET __ringway", &map().shard(map().shard_of(b"__ringway")).name);
     }
 }

@@ -23,7 +23,7 @@ use tracing::{error, info, warn};
 
 use crate::admin::{self, AdminState, ShardFacts};
 use crate::command;
-use crate::config::{Config, CrossShardTransactions, Keyless, ReadyQuorum};
+use crate::config::{Config, CrossShard, CrossShardTransactions, Keyless, ReadyQuorum};
 use crate::engine::{self, About, Credentials, Options, User};
 use crate::metrics::{Metrics, Refusal, WorkerMetrics};
 use crate::resp::Limits;
@@ -32,6 +32,8 @@ use crate::worker::{self, Accepted, Arrival, Patience, Setup};
 
 /// Accepted clients that wait for their worker to take them in.
 const ARRIVALS_MAX: usize = 1024;
+/// Messages of other workers that wait for one to take them in.
+const MESSAGES_MAX: usize = 4096;
 /// Ready tasks that run before a worker asks the kernel for news: more make larger batches.
 const EVENT_INTERVAL: u32 = 256;
 
@@ -61,10 +63,11 @@ async fn serve(config: &Config, threads: usize, topology: Arc<Topology>, metrics
     let snapshot = Arc::new(ArcSwap::new(Arc::clone(&topology)));
     let mut workers = Vec::new();
     let mut queues = Vec::new();
-    for index in 0..threads {
+    let (peers, mails): (Vec<_>, Vec<_>) = (0..threads).map(|_| mpsc::channel(MESSAGES_MAX)).unzip();
+    for (index, mail) in mails.into_iter().enumerate() {
         let (queue, arrivals) = mpsc::channel(ARRIVALS_MAX);
         let setup = Setup {
-            options: options.clone(),
+            options: Options { worker: index as u16, ..options.clone() },
             topology: Arc::clone(&snapshot),
             metrics: metrics.worker(index),
             patience: Patience {
@@ -74,6 +77,8 @@ async fn serve(config: &Config, threads: usize, topology: Arc<Topology>, metrics
             },
             drain_timeout: config.timeouts.shutdown,
             arrivals,
+            mail,
+            peers: peers.clone(),
             stop: stopped.clone(),
         };
         let name = format!("worker-{index}");
@@ -293,6 +298,8 @@ fn options(config: &Config, topology: &Topology, workers: &[Arc<WorkerMetrics>],
         client_idle: micros(config.timeouts.client_idle),
         leases_max: limits.leases_max as usize,
         transaction_leases_max: limits.transaction_leases_max as usize,
+        gather: config.commands.cross_shard == CrossShard::Gather,
+        gather_bytes_max: bytes(limits.cross_shard_max_bytes),
         prepared: config.commands.cross_shard_transactions == CrossShardTransactions::Prepared,
         request_timeout: micros(config.timeouts.request),
         script_timeout: micros(config.timeouts.script),
@@ -321,6 +328,8 @@ fn options(config: &Config, topology: &Topology, workers: &[Arc<WorkerMetrics>],
             .collect(),
         databases: 16,
         epoch,
+        worker: 0,
+        board: (workers.len() > 1).then(Arc::default),
         facts: engine::Facts {
             version: env!("CARGO_PKG_VERSION"),
             port,

@@ -4,7 +4,7 @@
 //! something for. One more task, the flusher, is woken at the first mark. It stands behind every task
 //! that is ready by then, so it runs when all that arrived together has been used, and writes each
 //! marked server once, then each marked client once. Nothing here is shared with other threads but
-//! the queue of accepted sockets and the metrics' cells. No borrow of the worker outlives a poll.
+//! the queue of accepted sockets, the workers' messages to each other and the metrics' cells. No borrow of the worker outlives a poll.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tracing::{info, warn};
 
-use crate::engine::{About, Engine, Fault, Options, Order};
+use crate::engine::{About, Engine, Fault, Message, Options, Order};
 use crate::metrics::WorkerMetrics;
 use crate::socket::Socket;
 use crate::topology::{Endpoint, ShardId, Topology};
@@ -34,6 +34,8 @@ const SCRATCH_BYTES: usize = 64 * 1024;
 const FILLS_MAX: usize = 4;
 /// How often timeouts are looked at.
 const TICK: Duration = Duration::from_millis(100);
+/// Messages of other workers that are taken in before clients have their turn.
+const MAIL_MAX: usize = 64;
 /// Ticks between two rounds of giving memory back.
 const TIDY_TICKS: u32 = 30;
 
@@ -61,6 +63,9 @@ pub struct Setup {
     pub patience: Patience,
     pub drain_timeout: Duration,
     pub arrivals: mpsc::Receiver<Arrival>,
+    /// What other workers have for this one, and where each worker's own goes.
+    pub mail: mpsc::Receiver<Message>,
+    pub peers: Vec<mpsc::Sender<Message>>,
     /// Turns true when the process is to stop.
     pub stop: watch::Receiver<bool>,
 }
@@ -81,6 +86,7 @@ struct Worker {
     full_conns: Vec<u32>,
     full_clients: Vec<u32>,
     resumed: Vec<u32>,
+    peers: Vec<mpsc::Sender<Message>>,
     patience: Patience,
     /// Sleeps until the engine wants to be called.
     alarm: Option<AbortHandle>,
@@ -106,7 +112,7 @@ struct ConnIo {
 
 /// Serves clients until told to stop, then until they are gone or the time for that is over.
 pub async fn run(setup: Setup) {
-    let Setup { options, topology, metrics, patience, drain_timeout, mut arrivals, mut stop } = setup;
+    let Setup { options, topology, metrics, patience, drain_timeout, mut arrivals, mut mail, peers, mut stop } = setup;
     let worker = Rc::new_cyclic(|me| {
         RefCell::new(Worker {
             engine: Engine::new(options, topology.load_full(), metrics),
@@ -121,6 +127,7 @@ pub async fn run(setup: Setup) {
             full_conns: Vec::new(),
             full_clients: Vec::new(),
             resumed: Vec::new(),
+            peers,
             patience,
             alarm: None,
             me: me.clone(),
@@ -131,6 +138,7 @@ pub async fn run(setup: Setup) {
     worker.borrow_mut().after();
     let mut tick = tokio::time::interval(TICK);
     let mut ticks: u32 = 0;
+    let mut letters = Vec::with_capacity(MAIL_MAX);
     loop {
         tokio::select! {
             arrival = arrivals.recv() => match arrival {
@@ -141,15 +149,20 @@ pub async fn run(setup: Setup) {
                 ticks = ticks.wrapping_add(1);
                 worker.borrow_mut().tick(ticks);
             }
+            _ = mail.recv_many(&mut letters, MAIL_MAX) => worker.borrow_mut().messages(&mut letters),
             _ = stop.wait_for(|stop| *stop) => break,
         }
     }
     worker.borrow_mut().drain();
     let deadline = Instant::now() + drain_timeout;
     while worker.borrow().engine.clients_left() > 0 && Instant::now() < deadline {
-        tick.tick().await;
-        ticks = ticks.wrapping_add(1);
-        worker.borrow_mut().tick(ticks);
+        tokio::select! {
+            _ = tick.tick() => {
+                ticks = ticks.wrapping_add(1);
+                worker.borrow_mut().tick(ticks);
+            }
+            _ = mail.recv_many(&mut letters, MAIL_MAX) => worker.borrow_mut().messages(&mut letters),
+        }
     }
     let left = worker.borrow().engine.clients_left();
     if left > 0 {
@@ -379,6 +392,7 @@ impl Worker {
                     self.wake_reader(conn);
                 }
                 Order::CloseClient { client } | Order::DropClient { client } => self.close_client(client),
+                Order::Send { to, message } => self.send(to, message),
                 Order::Alarm { at } => self.set_alarm(at),
             }
         }
@@ -390,6 +404,24 @@ impl Worker {
         let name = self.engine.topology().shard(shard).name.clone();
         let task = tokio::task::spawn_local(connect::keep(me, conn, name, endpoint, self.patience));
         put(&mut self.conns, conn, ConnIo { socket: None, task: task.abort_handle(), reader: None, full: false });
+    }
+
+    /// What other workers have for this one's clients.
+    fn messages(&mut self, letters: &mut Vec<Message>) {
+        self.look_at_the_clock();
+        for message in letters.drain(..) {
+            self.engine.message(message);
+        }
+        self.after();
+    }
+
+    /// A worker that takes no more is not waited for.
+    fn send(&mut self, to: u16, message: Message) {
+        let refused = match self.peers.get(to as usize).map(|peer| peer.try_send(message)) {
+            Some(Err(mpsc::error::TrySendError::Full(message) | mpsc::error::TrySendError::Closed(message))) => message,
+            Some(Ok(())) | None => return,
+        };
+        self.engine.undelivered(to, &refused);
     }
 
     fn set_alarm(&mut self, at: u64) {

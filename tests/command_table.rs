@@ -10,7 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::process::{Child, Command as Process, Stdio};
 use std::time::Duration;
 
-use ringway::command::{self, Class, Command, Every, Flags, Keys, Local, Route, Session, Split};
+use ringway::command::{self, Class, Command, Every, Flags, Gather, Keys, Local, Route, Session, Split};
 use ringway::resp::{Args, Span};
 
 /// Rows that a Redis 7.0 server knows nothing of, and why they are here.
@@ -286,9 +286,10 @@ fn complaint(row: &Command) -> Option<&'static str> {
     let write = row.flags.has(Flags::WRITE);
     let class = row.class();
     let fits = match row.route {
-        Route::Keys if !keyed => return Some("no keys to go by"),
-        Route::Keys if row.flags.has(Flags::READONLY) => class == Class::Read,
-        Route::Keys => class == Class::Write,
+        Route::Keys | Route::Gather(_) if !keyed => return Some("no keys to go by"),
+        Route::Gather(Gather::Read) if write => return Some("its writes would go to copies"),
+        Route::Keys | Route::Gather(_) if row.flags.has(Flags::READONLY) => class == Class::Read,
+        Route::Keys | Route::Gather(_) => class == Class::Write,
         Route::Split(split) => {
             let pairs = matches!(row.keys, Keys::Range { step: 2, .. });
             if !keyed || pairs != (split == Split::Pairs) {
@@ -315,6 +316,17 @@ fn complaint(row: &Command) -> Option<&'static str> {
     }
 }
 
+/// Whatever reads or stores what several keys hold is gathered; the rest is refused, by name.
+#[test]
+fn a_command_on_several_keys_is_gathered_or_known_to_be_refused() {
+    let several = |row: &&Command| {
+        matches!(row.route, Route::Keys) && row.keys.single().is_none() && !row.flags.has(Flags::NO_MANDATORY_KEYS)
+    };
+    let refused: Vec<&str> = command::all().iter().filter(several).map(|row| row.name).collect();
+    // Streams are split; a parent's subcommands have rows of their own.
+    assert_eq!(refused, ["msetnx", "lmove", "rpoplpush", "smove", "xread", "xreadgroup"]);
+}
+
 #[test]
 fn routes_that_a_mistake_would_be_dear_for() {
     let check = |name: &str, expected: Route| {
@@ -337,9 +349,21 @@ fn routes_that_a_mistake_would_be_dear_for() {
     for name in ["flushall", "flushdb", "script|load", "script|flush", "function|load", "function|restore"] {
         check(name, Route::Every(Every::Same));
     }
-    for name in ["msetnx", "rename", "smove", "lmove", "sinter", "sinterstore", "eval", "xread", "object|encoding"] {
+    for name in ["msetnx", "smove", "lmove", "eval", "eval_ro", "xread", "object|encoding"] {
         check(name, Route::Keys);
     }
+    for name in ["sinterstore", "zunionstore", "zrangestore", "geosearchstore", "pfmerge", "bitop"] {
+        check(name, Route::Gather(Gather::StoreFirst));
+    }
+    for name in ["georadius", "georadiusbymember"] {
+        check(name, Route::Gather(Gather::StoreLast));
+    }
+    for name in ["sort", "sort_ro"] {
+        check(name, Route::Gather(Gather::Sort));
+    }
+    check("copy", Route::Gather(Gather::Copy));
+    check("rename", Route::Gather(Gather::Rename { overwrites: true }));
+    check("renamenx", Route::Gather(Gather::Rename { overwrites: false }));
     check("mget", Route::Split(Split::Values));
     check("mset", Route::Split(Split::Pairs));
     check("scan", Route::Every(Every::Scan));

@@ -46,6 +46,24 @@ fn a_body_is_known_on_every_shard() {
     run(&mut client, &digest);
 }
 
+/// Whichever worker serves a client: one of them learnt it by EVAL, on one shard.
+#[test]
+fn a_body_is_known_to_every_worker() {
+    let shards = shards(3);
+    let proxy = Proxy::over(&shards).threads(2).start();
+    let mut clients: Vec<Client> = (0..9).map(|_| proxy.client()).collect();
+    clients[0].call(&["EVAL", BODY, "1", "only", "x"]);
+    let digest = clients[0].call(&["EVAL", "return redis.sha1hex(ARGV[1])", "0", BODY]).text();
+    for client in &mut clients {
+        until("the body is known", || !client.call(&["EVALSHA", &digest, "1", "other", "x"]).is_error());
+        run(client, &digest);
+    }
+    clients[4].call(&["SCRIPT", "FLUSH"]);
+    for client in &mut clients {
+        until("the body is forgotten", || client.call(&["EVALSHA", &digest, "1", "k", "x"]).is_error());
+    }
+}
+
 #[test]
 fn a_server_that_lost_it_gets_it_again() {
     let mut shards = shards(3);

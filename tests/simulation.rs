@@ -547,7 +547,7 @@ impl World {
                         self.unplug(conn);
                     }
                     Order::CloseClient { client } => self.close(client),
-                    Order::Alarm { .. } => {}
+                    Order::Alarm { .. } | Order::Send { .. } => {}
                     Order::DropClient { client } => self.ledger.blame(format!("client {client} was dropped")),
                 }
             }

@@ -4,7 +4,7 @@
 //! ones about connections, channels and the server. Everything here runs while the crate is
 //! compiled; a request only ever reads the finished array.
 
-use super::{Command, Every, Flags, Keys, Local, Route, Session, Split};
+use super::{Command, Every, Flags, Gather, Keys, Local, Route, Session, Split};
 
 mod data;
 mod server;
@@ -111,12 +111,25 @@ const fn row(name: &'static str, arity: i16, flags: u32, keys: Keys, route: Rout
     Command { name, arity, flags: Flags(flags | movable), keys, route, children: &[] }
 }
 
+/// Whatever only reads several keys can read copies of them; a script could tell the difference.
 const fn read(name: &'static str, arity: i16, flags: u32, keys: Keys) -> Command {
-    row(name, arity, READ | flags, keys, Route::Keys)
+    let route = match keys {
+        Keys::Range { first, last, .. } if last == first as i8 => Route::Keys,
+        Keys::Range { .. } | Keys::Counted { .. } if flags & Flags::NO_MANDATORY_KEYS.0 == 0 => {
+            Route::Gather(Gather::Read)
+        }
+        Keys::SortReadOnly => Route::Gather(Gather::Sort),
+        _ => Route::Keys,
+    };
+    row(name, arity, READ | flags, keys, route)
 }
 
 const fn write(name: &'static str, arity: i16, flags: u32, keys: Keys) -> Command {
     row(name, arity, WRITE | flags, keys, Route::Keys)
+}
+
+const fn gather(name: &'static str, arity: i16, flags: u32, keys: Keys, how: Gather) -> Command {
+    row(name, arity, WRITE | flags, keys, Route::Gather(how))
 }
 
 /// A body may write or not, so Redis calls it neither.

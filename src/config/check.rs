@@ -204,6 +204,7 @@ fn limits(config: &Config) -> Checked {
     // Redis' own limits end here, and sizes of a request are kept in 32 bits.
     const MOST: u64 = u32::MAX as u64;
     for (key, bytes, least) in [
+        ("cross_shard_max_bytes", limits.cross_shard_max_bytes, 1),
         ("client_output_bytes_max", limits.client_output_bytes_max, 4 * KIB),
         ("client_output_hard_bytes_max", limits.client_output_hard_bytes_max, limits.client_output_bytes_max),
         ("subscriber_output_soft_bytes_max", limits.subscriber_output_soft_bytes_max, 4 * KIB),

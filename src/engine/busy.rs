@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::mem;
 
 use super::client::{Answer, Park, State};
-use super::conn::{ENGINE, Link, Tag, Use, WAITER};
+use super::conn::{ENGINE, Link, PEER, Tag, Use, WAITER};
 use super::request::{Flow, Request};
 use super::{Engine, NONE};
 use crate::command::{Class, Flags, Local, Route};
@@ -99,7 +99,8 @@ impl Engine {
             match tag.client {
                 ENGINE => self.looked_up(tag.seq, reply),
                 WAITER => self.heard(tag.seq, tag.part, reply),
-                client if client < WAITER => self.complete(tag, Answer::Copied(reply)),
+                PEER => self.owed_answered(tag.seq, reply),
+                client if client < PEER => self.complete(tag, Answer::Copied(reply)),
                 _ => {}
             }
         }
@@ -155,7 +156,8 @@ impl Engine {
     /// A new connection's greeting was answered BUSY: so is what it was made for.
     pub(super) fn greeted_busy(&mut self, id: u32, reply: &[u8]) {
         let conn = &mut self.conns[id as usize];
-        let (waiting, rest): (VecDeque<Tag>, _) = mem::take(&mut conn.fifo).into_iter().partition(|tag| tag.client < WAITER);
+        let (waiting, rest): (VecDeque<Tag>, _) =
+            mem::take(&mut conn.fifo).into_iter().partition(|tag| tag.client < PEER);
         conn.fifo = rest;
         waiting.into_iter().for_each(|tag| self.complete(tag, Answer::Copied(reply)));
     }

@@ -324,7 +324,8 @@ impl Client {
 
     /// It waits for nothing: no reply, no message.
     pub(super) fn is_idle(&self) -> bool {
-        self.slots.is_empty() && self.session.as_ref().is_none_or(|session| session.subscriptions.is_empty())
+        let told = |session: &Session| session.monitors || !session.subscriptions.is_empty();
+        self.slots.is_empty() && !self.session.as_ref().is_some_and(|session| told(session))
     }
 
     /// Nothing in flight, nothing to write: buffers go to those who need some.

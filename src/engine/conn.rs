@@ -16,9 +16,11 @@ pub(super) const GREETING: u32 = u32::MAX - 1;
 pub(super) const ENGINE: u32 = u32::MAX - 2;
 /// Stands for the client on a lease whose transaction is carried through whatever becomes of the client.
 pub(super) const TRANSACTION: u32 = u32::MAX - 3;
-/// Replies to what is asked for clients that wait; the tag's `seq` says what it was. The lowest of
-/// these: whatever is below is a client.
+/// Replies to what is asked for clients that wait; the tag's `seq` says what it was.
 pub(super) const WAITER: u32 = u32::MAX - 4;
+/// Replies that a client of another worker waits for; the tag's `seq` says which one. The lowest of
+/// these: whatever is below is a client.
+pub(super) const PEER: u32 = u32::MAX - 5;
 
 /// Whose reply comes next.
 #[derive(Clone, Copy, Debug)]

@@ -6,7 +6,7 @@
 use crate::command::{self, CommandId};
 use crate::resp::Args;
 use crate::route::Refusal;
-use crate::topology::{Shard, Topology};
+use crate::topology::{Shard, ShardId, Topology};
 
 /// First words of error replies that are counted one by one; the last one stands for all others.
 pub(super) const KINDS: &[&str] = &[
@@ -88,12 +88,38 @@ pub(super) fn no_party(shard: &Shard, max: usize, waited_ms: u64) -> String {
     )
 }
 
+/// The part of an answer that another worker owes; a whole frame.
+pub(super) fn peer_silent(trouble: &str) -> Vec<u8> {
+    format!("-ERR another worker of the proxy {trouble}; among its clients the command may have been executed\r\n")
+        .into()
+}
+
 /// The reply to EXEC when a shard did not take a command, or was lost before it was told to run any.
 pub(super) fn not_prepared(refused: &[u8]) -> Vec<u8> {
     let said = String::from_utf8_lossy(refused.get(1..).unwrap_or(&[])).trim_end().to_owned();
     let ours = said.strip_suffix(MAY_HAVE_RUN).or_else(|| said.strip_suffix(DID_NOT_RUN));
     let said = ours.map_or(said.clone(), |said| format!("{said}; nothing was executed"));
     format!("-EXECABORT Transaction discarded because of: {said}\r\n").into_bytes()
+}
+
+/// The reply to a command whose keys' values could not be read: it has not begun.
+pub(super) fn not_begun(error: &[u8]) -> Vec<u8> {
+    let said = String::from_utf8_lossy(error).trim_end().to_owned();
+    match said.strip_suffix(MAY_HAVE_RUN) {
+        Some(said) => format!("{said}{DID_NOT_RUN}\r\n").into_bytes(),
+        None => error.to_vec(),
+    }
+}
+
+/// Why a command on keys of two shards is not carried out, beyond that they are on two.
+pub(super) fn cannot_gather(first: (&[u8], ShardId), second: (&[u8], ShardId), why: &str, map: &Topology) -> String {
+    let place = |(key, shard): (&[u8], ShardId)| format!("'{}' is on {}", shorten(key), map.shard(shard).name);
+    format!(
+        "CROSSSLOT Keys in request don't hash to the same shard ({}, {}), and {why}: give them one hash tag such as \
+         {{tag}}, or add a [[colocate]] rule",
+        place(first),
+        place(second)
+    )
 }
 
 /// The reply to EXEC when the shard with the watched keys, which is asked alone, did not run its part.
@@ -166,6 +192,11 @@ pub(super) fn refusal(refusal: Refusal, args: Args<'_>, map: &Topology) -> Vec<u
                 place(second)
             )
         }
+        Refusal::Reserved(at) => format!(
+            "ERR the key '{}' cannot be used: names that begin with '{}' are the proxy's own",
+            shorten(args.at(at as usize)),
+            String::from_utf8_lossy(crate::route::RESERVED)
+        ),
         Refusal::Pattern { key, pattern } => format!(
             "CROSSSLOT the pattern '{}' may name keys on other shards than '{}' ({}): give both one hash tag such as \
              {{tag}}, or add a [[colocate]] rule",

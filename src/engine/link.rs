@@ -4,7 +4,7 @@
 use std::mem;
 
 use super::client::Answer;
-use super::conn::{ENGINE, GREETING, Link, Tag, Use, WAITER};
+use super::conn::{ENGINE, GREETING, Link, PEER, Tag, Use, WAITER};
 use super::inbox::Inbox;
 use super::{Engine, Fault, Order, failure};
 use crate::metrics::BackendError;
@@ -57,7 +57,11 @@ impl Engine {
             if busy {
                 self.greeted_busy(id, reply);
             }
-            self.conn_lost(id, if busy { Fault::Connect } else { Fault::Auth }, &format!("it answered the greeting with '{said}'"));
+            self.conn_lost(
+                id,
+                if busy { Fault::Connect } else { Fault::Auth },
+                &format!("it answered the greeting with '{said}'"),
+            );
             return self.reconnect(id);
         }
         let conn = &mut self.conns[id as usize];
@@ -67,6 +71,9 @@ impl Engine {
             let text = version.split(|byte| *byte == b'\n').nth(1).unwrap_or_default();
             self.shards[conn.shard.0 as usize].version = Some(String::from_utf8_lossy(text).trim_end().to_owned());
         }
+        let is_valkey =
+            fields.chunks(2).any(|pair| pair[0].ends_with(b"\r\nserver\r\n") && pair[1..] == [b"$6\r\nvalkey\r\n"]);
+        self.shards[conn.shard.0 as usize].is_valkey = is_valkey;
         let number = fields.chunks(2).find(|pair| pair[0].ends_with(b"\r\nid\r\n"));
         if let Some([_, number]) = number {
             let digits = number.strip_prefix(b":").and_then(|number| number.strip_suffix(b"\r\n"));
@@ -136,7 +143,8 @@ impl Engine {
             match tag.client {
                 ENGINE => self.told_engine(tag, at, text.as_bytes()),
                 WAITER => self.unheard(tag.seq, tag.part, tag.offset < sent, trouble),
-                client if client < WAITER => self.complete(tag, Answer::Copied(text.as_bytes())),
+                PEER => self.owed_answered(tag.seq, text.as_bytes()),
+                client if client < PEER => self.complete(tag, Answer::Copied(text.as_bytes())),
                 _ => {}
             }
         }

@@ -5,12 +5,14 @@
 
 mod advise;
 mod clients;
+mod everybody;
 mod pause;
 mod ringway;
 #[cfg(test)]
 pub(super) mod tests;
 
 pub(super) use advise::Advice;
+pub(super) use clients::NO_CLIENT;
 pub(super) use pause::Pause;
 
 use super::client::{End, Park};
@@ -54,6 +56,9 @@ impl Engine {
             }
             Local::ClientReply => self.client_reply(id, args),
             Local::ClientUnblock => self.client_unblock(id, request),
+            Local::ClientList | Local::ClientKill | Local::ClientPause | Local::ClientUnpause if self.peers() > 0 => {
+                self.told_by_all(id, what, request)
+            }
             Local::Ringway if args.is(1, "shard") => self.ringway_shard(id, request),
             _ => {
                 let bytes = self.tell(id, what, args);

@@ -220,11 +220,17 @@ impl Engine {
         if !foreign.takes(args.len()) {
             return self.answer_error(id, format!("ERR wrong number of arguments for '{shown}' command"));
         }
-        if self.pause.is_some()
-            && let Some(flow) = self.held_back(id, request.row)
+        if self.unusual
+            && let Some(flow) = self.held_back(id, request.row, request.args)
         {
             return flow;
         }
+        self.seen(id, request, |engine| engine.foreign_placed(id, &shown, foreign, request))
+    }
+
+    /// The same, where its keys are.
+    fn foreign_placed(&mut self, id: u32, shown: &str, foreign: &Foreign, request: &Request<'_>) -> Flow {
+        let args = request.args;
         let mut keys = Vec::new();
         let shard = match foreign.keys(args, &mut keys) {
             // The request's own words are wrong: any server says how.
@@ -237,7 +243,7 @@ impl Engine {
                 );
                 return self.answer_error(id, text);
             }
-            Positions::Known if keys.is_empty() => match self.keyless(&shown) {
+            Positions::Known if keys.is_empty() => match self.keyless(shown) {
                 Some(shard) => shard,
                 None => {
                     let text = format!(

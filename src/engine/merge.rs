@@ -10,16 +10,18 @@ mod logs;
 mod streams;
 mod value;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::mem;
 
 pub(super) use streams::Streams;
 
 use super::client::Answer;
+use super::gather::Gather;
+use super::local::NO_CLIENT;
 use super::proxy::Proxy;
 use super::request::{Request, composite};
 use super::session::{Piece, Prepared};
-use super::waiting::Words;
+use super::waiting::{Words, body};
 use crate::command::{Every, Flags};
 use crate::resp::{Args, Proto, Reply, ReplyScanner, Scanned, elements, integer, request};
 use crate::topology::{ShardId, Topology};
@@ -45,6 +47,14 @@ pub(super) enum Kind {
     },
     /// All must say OK.
     Pairs,
+    /// Numbers of clients that the workers killed: one will do.
+    Killed {
+        total: i64,
+    },
+    /// CLIENT LIST of each worker; the ids that were asked for, in their order, if any were.
+    Lines {
+        wanted: Vec<i64>,
+    },
     /// Arrays whose elements go back to the places of their keys; the part that each key went to.
     Values {
         owners: Vec<u16>,
@@ -65,6 +75,8 @@ pub(super) enum Kind {
     Prepare(Box<Prepared>),
     /// They carry it out.
     Commit(Box<Prepared>),
+    /// Values of several shards are brought to one, step by step.
+    Gather(Box<Gather>),
     /// A shard per step until one has a key.
     RandomKey {
         left: Vec<ShardId>,
@@ -113,6 +125,8 @@ pub(super) enum Finish {
     Prepared(Box<Prepared>),
     /// All that were told to have carried it out, or not.
     Committed(Box<Prepared>),
+    /// All replies to a step are there.
+    Gathered(Box<Gather>),
     /// Another round: a frame for each shard; part by part the replies are `merge`'s.
     Ask {
         questions: Vec<(ShardId, Vec<u8>)>,
@@ -181,7 +195,7 @@ impl Merge {
     pub(super) fn new(kind: Kind, pending: usize, writes: bool) -> Self {
         let parts = match kind {
             Kind::Exec(_) => 2,
-            Kind::Prepare(_) | Kind::Commit(_) => 0,
+            Kind::Prepare(_) | Kind::Commit(_) | Kind::Gather(_) => 0,
             _ => pending,
         };
         Self { kind, pending, parts: vec![Vec::new(); parts], writes }
@@ -208,10 +222,11 @@ impl Merge {
         self.pending -= 1;
         let error = bytes.first() == Some(&b'-');
         match &mut self.kind {
-            Kind::Sum { total } if !error => *total = total.wrapping_add(number(bytes)),
+            Kind::Sum { total } | Kind::Killed { total } if !error => *total = total.wrapping_add(number(bytes)),
             Kind::Pairs if !error => {}
             Kind::Prepare(prepared) => prepared.queued(part, bytes),
             Kind::Commit(prepared) => prepared.executed(part, bytes),
+            Kind::Gather(gather) => gather.add(part, bytes),
             Kind::Exec(exec) if part == EXEC_QUEUED => {
                 if error && exec.refused.is_none() {
                     exec.refused = Some(text(bytes));
@@ -236,6 +251,7 @@ impl Merge {
             Kind::Exec(_)
             | Kind::Prepare(_)
             | Kind::Commit(_)
+            | Kind::Gather(_)
             | Kind::Change(_)
             | Kind::Streams(_)
             | Kind::Every { every: Every::Kill, .. } => None,
@@ -252,12 +268,16 @@ impl Merge {
         match kind {
             Kind::Sum { total } => _ = reply.integer(total),
             Kind::Pairs => _ = reply.status("OK"),
+            Kind::Killed { total: 0 } => _ = reply.error(NO_CLIENT),
+            Kind::Killed { .. } => _ = reply.status("OK"),
+            Kind::Lines { wanted } => _ = reply.verbatim(lines(parts, &wanted)),
             Kind::Values { owners } => values(&mut reply, &owners, parts),
             Kind::NumSub { owners, corrections } => numbers(&mut reply, &owners, &corrections, parts),
             Kind::Scan { place, next } => scan(&mut reply, place, next, &parts[0]),
             Kind::Exec(exec) => return executed(exec, mem::take(&mut self.parts)),
             Kind::Prepare(prepared) => return Finish::Prepared(prepared),
             Kind::Commit(prepared) => return Finish::Committed(prepared),
+            Kind::Gather(gather) => return Finish::Gathered(gather),
             Kind::RandomKey { left } => return random_key(left, parts, proto),
             Kind::Streams(streams) => return streams.advance(parts, proto),
             Kind::Pops { left } => return streams::pops(left, &parts[0]),
@@ -323,7 +343,7 @@ impl Merge {
     /// The one error that the client gets. What may have been changed elsewhere is said.
     fn failed(&self, error: &[u8], kind: &Kind, map: &Topology) -> Vec<u8> {
         let done = |part: &&Vec<u8>| part.first() != Some(&b'-');
-        let all = !self.parts.iter().any(|part| done(&part));
+        let all = !self.parts.iter().take(map.shards().len()).any(|part| done(&part));
         if !self.writes || all {
             return error.to_vec();
         }
@@ -332,8 +352,10 @@ impl Merge {
                 let ran = self.parts.iter().zip(map.shards()).filter(|(part, _)| done(part));
                 let names: Vec<&str> = ran.map(|(_, shard)| shard.name.as_str()).collect();
                 let refused = self.parts.iter().zip(map.shards()).filter(|(part, _)| !done(part));
+                let peers = self.parts.iter().skip(map.shards().len()).filter(|part| !done(part));
                 let said: Vec<String> = refused
                     .map(|(part, shard)| format!("shard {} ({}) answered: {}", shard.name, shard.endpoint, text(part)))
+                    .chain(peers.map(|part| text(part)))
                     .collect();
                 format!("SHARDPARTIAL it ran on {}; {}", names.join(", "), said.join("; "))
             }
@@ -343,6 +365,17 @@ impl Merge {
         Reply::new(&mut out, Proto::Resp2).error(&text);
         out
     }
+}
+
+/// The workers' clients: as they were asked for, else by their ids.
+pub(super) fn lines(parts: &[Vec<u8>], wanted: &[i64]) -> Vec<u8> {
+    let mut known = BTreeMap::new();
+    for part in parts {
+        let fields: Vec<&[u8]> = elements(part).collect();
+        known.extend(fields.chunks_exact(2).map(|pair| (number(pair[0]), body(pair[1]))));
+    }
+    let all: Vec<i64> = if wanted.is_empty() { known.keys().copied().collect() } else { wanted.to_vec() };
+    all.iter().filter_map(|id| known.get(id).copied()).collect::<Vec<_>>().concat()
 }
 
 /// What stands around a set of parts.

@@ -11,6 +11,7 @@
 //! after the confirmation on a shard that is connected is not missed. A client that does not read is
 //! closed: a server's connection never waits for it.
 
+mod board;
 mod glob;
 mod hub;
 mod inside;
@@ -29,7 +30,9 @@ use super::session::Session;
 use super::{Engine, Order};
 use crate::command::{Class, Local, Route, Session as Verb};
 use crate::resp::{Args, Proto, Reply, elements, request as frame};
+use crate::route::is_reserved;
 use crate::topology::ShardId;
+pub use board::Board;
 pub(super) use hub::{Hub, Joined, Subscriptions};
 use hub::{Kind, Name, UNKNOWN, Waiting};
 
@@ -94,6 +97,7 @@ impl Engine {
                 Some(self.answer(id, |reply| _ = reply.array(2).bulk("pong").bulk(request.args.at(1))))
             }
             _ => {
+                self.monitors.rejected = true;
                 let exec = request.row.route == Route::Session(Verb::Exec);
                 let word = if exec { "EXECABORT Transaction discarded because of:" } else { "ERR" };
                 let text = format!(
@@ -127,6 +131,7 @@ impl Engine {
                 if first {
                     self.ask_all(kind, &name, true);
                 }
+                self.post(kind, &name);
                 let session = self.clients[id as usize].session_mut();
                 session.subscriptions.names[kind as usize].insert(name.clone());
                 added.push((kind, name));
@@ -201,6 +206,14 @@ impl Engine {
     fn leave(&mut self, id: u32, kind: Kind, name: &Name) {
         if self.hub.leave(kind, name, id) {
             self.ask_all(kind, name, false);
+        }
+        self.post(kind, name);
+    }
+
+    /// Lets the other workers know how many of this one's clients are subscribed to the name.
+    fn post(&self, kind: Kind, name: &Name) {
+        if let Some(board) = &self.options.board {
+            board.set(self.options.worker, kind, name, self.hub.members(kind, name));
         }
     }
 
@@ -340,7 +353,13 @@ impl Engine {
             Some(b"smessage") => Kind::Shard,
             _ => return self.hub_answered(shard, answer.bytes()),
         };
-        self.deliver(kind, fields.next().unwrap_or_default(), answer);
+        let name = fields.next().unwrap_or_default();
+        // A pattern stands before the channel that it matched.
+        let channel = if kind == Kind::Pattern { fields.next().unwrap_or_default() } else { name };
+        let is_event = channel.starts_with(b"__key");
+        if !(is_event && is_of_a_copy(channel, fields.next().unwrap_or_default())) {
+            self.deliver(kind, name, answer);
+        }
         true
     }
 
@@ -361,12 +380,11 @@ impl Engine {
     fn deliver(&mut self, kind: Kind, name: &[u8], message: &Answer<'_>) {
         let Some(members) = self.hub.topics[kind as usize].get_mut(name) else { return };
         let members = mem::take(members);
-        let (limits, now) = (self.options.subscribers, self.now);
         let mut pushed = None;
         let mut slow = Vec::new();
         for id in &members {
             let Some(client) = self.clients.get_mut(*id as usize) else { continue };
-            let Some(session) = client.session.as_mut().filter(|_| client.end == End::Open) else { continue };
+            let Some(session) = client.session.as_ref().filter(|_| client.end == End::Open) else { continue };
             if session.subscriptions.awaits(kind, name) {
                 continue;
             }
@@ -387,12 +405,8 @@ impl Engine {
                     client.out.hand_over(frame.clone());
                 }
             }
-            let since = &mut session.subscriptions.slow_since;
-            let was_slow = since.is_some();
-            if limits.are_broken(client.out.len(), since, now) {
+            if self.is_too_slow(*id) {
                 slow.push(*id);
-            } else if !was_slow && since.is_some() {
-                self.hub.slow.push((*id, client.generation));
             }
             self.mark_client(*id);
         }
@@ -404,11 +418,27 @@ impl Engine {
 
     /// Closes a client that does not read, whatever waits for it.
     #[cold]
-    fn drop_subscriber(&mut self, id: u32) {
+    pub(super) fn drop_subscriber(&mut self, id: u32) {
         self.hub.dropped += 1;
         self.unsubscribe_all(id);
         self.clients[id as usize].end = End::Closing;
         self.orders.push_back(Order::DropClient { client: id });
+    }
+
+    /// Whether the client, to whom something was told just now, is to be closed.
+    pub(super) fn is_too_slow(&mut self, id: u32) -> bool {
+        let (limits, now) = (self.options.subscribers, self.now);
+        let client = &mut self.clients[id as usize];
+        let (len, generation) = (client.out.len(), client.generation);
+        let since = &mut client.session_mut().subscriptions.slow_since;
+        let was_slow = since.is_some();
+        if limits.are_broken(len, since, now) {
+            return true;
+        }
+        if !was_slow && since.is_some() {
+            self.hub.slow.push((id, generation));
+        }
+        false
     }
 
     // Time.
@@ -468,6 +498,15 @@ impl OutputLimits {
             return false;
         }
         now.saturating_sub(*since.get_or_insert(now)) > self.soft_time
+    }
+}
+
+/// Whether a keyspace notification speaks of a copy that the proxy made for a moment.
+/// <https://redis.io/docs/latest/develop/pubsub/keyspace-notifications/>
+fn is_of_a_copy(channel: &[u8], text: &[u8]) -> bool {
+    match channel.strip_prefix(b"__keyspace@") {
+        Some(space) => space.windows(3).position(|end| end == b"__:").is_some_and(|at| is_reserved(&space[at + 3..])),
+        None => channel.starts_with(b"__keyevent@") && is_reserved(text),
     }
 }
 

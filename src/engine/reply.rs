@@ -5,7 +5,7 @@ use std::mem;
 
 use super::busy::PROBE;
 use super::client::{Answer, Park, State};
-use super::conn::{Conn, ENGINE, GREETING, Tag, Use, WAITER};
+use super::conn::{Conn, ENGINE, GREETING, PEER, Tag, Use, WAITER};
 use super::merge::{Finish, Merge, Need};
 use super::out::LARGE_BYTES;
 use super::proxy::Proxy;
@@ -128,9 +128,10 @@ impl Engine {
         let leased = conn.purpose != Use::Shared && conn.fifo.is_empty();
         let shard = conn.shard;
         match tag.client {
-            client if client < WAITER => self.complete(tag, answer),
+            client if client < PEER => self.complete(tag, answer),
             ENGINE => self.told_engine(tag, shard, answer.bytes()),
             WAITER => self.heard(tag.seq, tag.part, answer.bytes()),
+            PEER => self.owed_answered(tag.seq, answer.bytes()),
             _ => {}
         }
         if waited_for {
@@ -211,6 +212,7 @@ impl Engine {
             },
             Finish::Prepared(prepared) => self.prepared(id, seq, prepared),
             Finish::Committed(prepared) => self.committed(id, seq, prepared),
+            Finish::Gathered(gather) => self.gathered(id, seq, gather),
             Finish::Wait(words) => {
                 let Some(slot) = self.clients[id as usize].slot(seq) else { return };
                 let since = slot.at;

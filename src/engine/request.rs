@@ -235,10 +235,8 @@ impl Engine {
         };
         let request = Request { frame, owned, args, id: command, row };
         self.clients[id as usize].last = command;
-        if self.pause.is_some()
-            && let Some(flow) = self.held_back(id, row)
-        {
-            return flow;
+        if self.unusual {
+            return self.unusually(id, &request);
         }
         // Before the session, which would put it into a transaction.
         if !self.options.deny.is_empty()
@@ -252,12 +250,13 @@ impl Engine {
         {
             return flow;
         }
-        let rules = Rules { keyless_scripts: self.options.keyless_scripts };
+        let rules = Rules { keyless_scripts: self.options.keyless_scripts, gather: self.options.gather };
         let mut keys = mem::take(&mut self.keys);
         let flow = match route::plan(command, row, args, &self.topology, rules, &mut keys) {
             Plan::One(shard) => self.forward(id, shard, &request),
             Plan::Script(shard) => self.script(id, shard, &request),
             Plan::Split(split) => self.split(id, split, &keys, &request),
+            Plan::Gather(how) => self.gather(id, how, &keys, &request),
             Plan::Every(every) => self.every(id, every, &request),
             Plan::Local(local) => self.local(id, local, &request),
             Plan::Session(session) => self.session(id, session, &keys, &request),
@@ -409,11 +408,16 @@ impl Engine {
         self.learn_script(request);
         let writes = Merge::writes(every, request.row.flags);
         let (kind, frame) = Kind::of_every(every, request, self.topology.shards().len());
-        let merge = Merge::new(kind, conns.len(), writes);
+        // Each worker remembers scripts of its own.
+        let peers = if request.row.name == "script|flush" { self.peers() } else { 0 };
+        let merge = Merge::new(kind, conns.len() + peers, writes);
         let seq = self.clients[id as usize].open(State::Merge(Box::new(merge)), Class::Every, self.now);
         for (part, conn) in conns.into_iter().enumerate() {
             self.expect(conn, id, seq, part as u16, true);
             self.conns[conn as usize].out.push(frame.as_deref().unwrap_or(request.frame));
+        }
+        if peers > 0 {
+            self.ask_peers(id, seq, self.shards.len() as u16, request.frame);
         }
         Flow::Taken
     }
@@ -535,15 +539,21 @@ impl Engine {
         if let Some(text) = self.busy_text(shard) {
             return self.answer_error(id, text);
         }
-        let base = self.shards[shard.0 as usize].shared[0];
-        let trouble = self.conns.get(base as usize).map_or("", |conn| conn.trouble.as_str());
-        let text = failure::down(self.topology.shard(shard), trouble);
+        let text = self.down_text(shard);
         self.metrics.durations[class as usize].observe_us(0);
         self.answer_error(id, &text)
     }
 
+    /// Why nothing can be sent to the shard.
+    pub(super) fn down_text(&self, shard: ShardId) -> String {
+        let base = self.shards[shard.0 as usize].shared[0];
+        let trouble = self.conns.get(base as usize).map_or("", |conn| conn.trouble.as_str());
+        failure::down(self.topology.shard(shard), trouble)
+    }
+
     #[cold]
     pub(super) fn refuse(&mut self, id: u32, refusal: Refusal, args: Args<'_>) -> Flow {
+        self.monitors.rejected = true;
         if let Refusal::CrossSlot { first, second } = refusal {
             self.metrics.cross_shard[CROSS_REFUSED].inc();
             self.advise(args.at(first as usize), args.at(second as usize), args.at(0));
@@ -557,6 +567,7 @@ impl Engine {
 
     #[cold]
     fn deny(&mut self, id: u32, request: &Request<'_>) -> Flow {
+        self.monitors.rejected = true;
         let name = request.row.name;
         self.answer_error(id, format!("NOPERM the command '{name}' is denied by [commands] deny"))
     }

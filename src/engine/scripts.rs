@@ -11,10 +11,14 @@ use sha1::{Digest, Sha1};
 use super::conn::NOBODY;
 use super::request::{Flow, Request};
 use super::{Engine, NONE};
+use crate::command::Command;
+use crate::resp::Args;
 use crate::topology::ShardId;
 
 /// Bytes of all bodies; the oldest are forgotten first.
 const BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Bytes of a body that other workers are told of: they wait in memory until they are read.
+const TOLD_BYTES_MAX: usize = 64 * 1024;
 
 /// A body's SHA-1 in lower-case hexadecimal digits, as EVALSHA names it.
 pub(super) type Sha = [u8; 40];
@@ -28,9 +32,11 @@ pub(super) struct Scripts {
 }
 
 impl Scripts {
-    fn learn(&mut self, body: &[u8]) -> Sha {
+    /// The body's name, and whether it was not known before.
+    fn learn(&mut self, body: &[u8]) -> (Sha, bool) {
         let sha = sha(body);
-        if body.len() <= BYTES_MAX && !self.bodies.contains_key(&sha) {
+        let new = body.len() <= BYTES_MAX && !self.bodies.contains_key(&sha);
+        if new {
             self.bytes += body.len();
             self.bodies.insert(sha, body.to_vec());
             self.order.push_back(sha);
@@ -40,7 +46,7 @@ impl Scripts {
                 self.bytes -= self.bodies.remove(&oldest).map_or(0, |body| body.len());
             }
         }
-        sha
+        (sha, new)
     }
 }
 
@@ -52,6 +58,13 @@ fn sha(body: &[u8]) -> Sha {
         pair[1] = DIGITS[usize::from(byte & 15)];
     }
     sha
+}
+
+fn is_no_writes(body: &[u8]) -> bool {
+    let first = body.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let flags = first.strip_prefix(b"#!").into_iter().flat_map(|words| words.split(|byte| *byte == b' '));
+    let mut flags = flags.filter_map(|word| word.strip_prefix(b"flags=")).flat_map(|flags| flags.split(|b| *b == b','));
+    flags.any(|flag| flag == b"no-writes")
 }
 
 impl Engine {
@@ -80,16 +93,15 @@ impl Engine {
     pub(super) fn learn_script(&mut self, request: &Request<'_>) -> Option<Sha> {
         match request.row.name {
             "eval" | "eval_ro" => {
-                self.scripts.learn(request.args.at(1));
+                self.learn_and_tell(request.args.at(1));
                 None
             }
             "script|load" => {
-                self.scripts.learn(request.args.at(2));
+                self.learn_and_tell(request.args.at(2));
                 None
             }
             "script|flush" => {
-                self.scripts = Scripts::default();
-                self.conns.iter_mut().for_each(|(_, conn)| conn.scripts.clear());
+                self.forget_scripts();
                 None
             }
             "evalsha" | "evalsha_ro" => {
@@ -98,6 +110,41 @@ impl Engine {
             }
             _ => None,
         }
+    }
+
+    /// The script that the request brings or names says of itself that it writes nothing:
+    /// `#!lua flags=no-writes`.
+    pub(super) fn is_no_writes(&self, row: &Command, args: Args<'_>) -> bool {
+        let body = match row.name {
+            "eval" => Some(args.at(1)),
+            "evalsha" => {
+                let sha: Option<Sha> = args.at(1).to_ascii_lowercase().try_into().ok();
+                sha.and_then(|sha| self.scripts.bodies.get(&sha)).map(Vec::as_slice)
+            }
+            _ => None,
+        };
+        body.is_some_and(is_no_writes)
+    }
+
+    /// Remembers a body; one that was not known is news to the other workers too.
+    fn learn_and_tell(&mut self, body: &[u8]) {
+        let (_, new) = self.scripts.learn(body);
+        if new && body.len() <= TOLD_BYTES_MAX && self.peers() > 0 {
+            let mut frame = Vec::new();
+            crate::resp::request(&mut frame, &[&b"SCRIPT"[..], b"LOAD", body]);
+            self.ask_peers(NOBODY, 0, 0, &frame);
+        }
+    }
+
+    /// Another worker's client brought a body.
+    pub(super) fn told_of_script(&mut self, body: &[u8]) {
+        self.scripts.learn(body);
+    }
+
+    /// SCRIPT FLUSH, here or on another worker.
+    pub(super) fn forget_scripts(&mut self) {
+        self.scripts = Scripts::default();
+        self.conns.iter_mut().for_each(|(_, conn)| conn.scripts.clear());
     }
 
     /// Loads a known body on a connection that has not carried it yet.
@@ -124,13 +171,27 @@ mod tests {
     }
 
     #[test]
+    fn a_script_says_that_it_writes_nothing() {
+        for (body, expected) in [
+            ("#!lua flags=no-writes\nreturn 1", true),
+            ("#!lua name=x flags=allow-stale,no-writes\nreturn 1", true),
+            ("#!lua\nreturn 'flags=no-writes'", false),
+            ("return 1 -- #!lua flags=no-writes", false),
+            ("#!lua flags=no-writes-at-all\n", false),
+        ] {
+            assert_eq!(is_no_writes(body.as_bytes()), expected, "{body}");
+        }
+    }
+
+    #[test]
     fn the_oldest_bodies_are_forgotten_first() {
         let mut scripts = Scripts::default();
         let body = |number: u8| vec![number; BYTES_MAX / 4];
-        let names: Vec<Sha> = (0..6).map(|number| scripts.learn(&body(number))).collect();
+        let names: Vec<Sha> = (0..6).map(|number| scripts.learn(&body(number)).0).collect();
         let known: Vec<bool> = names.iter().map(|name| scripts.bodies.contains_key(name)).collect();
         assert_eq!(known, [false, false, true, true, true, true]);
-        assert_eq!(scripts.learn(&vec![9; BYTES_MAX + 1]), sha(&vec![9; BYTES_MAX + 1]));
+        assert_eq!(scripts.learn(&body(5)), (names[5], false));
+        assert_eq!(scripts.learn(&vec![9; BYTES_MAX + 1]), (sha(&vec![9; BYTES_MAX + 1]), false));
         assert_eq!(scripts.bytes, BYTES_MAX);
     }
 }

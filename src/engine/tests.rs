@@ -11,7 +11,9 @@ use crate::metrics::Metrics;
 use crate::resp::{Args, RequestScanner, Scan, request};
 use crate::topology::{Colocate, Endpoint, Kind, Shard, Spec};
 
+mod busy;
 mod ends;
+mod peers;
 mod prepared;
 
 /// An engine over servers that say what the test says, and its clients.
@@ -22,6 +24,8 @@ pub(super) struct Rig {
     /// By shard: what was asked and is not answered yet, with the connection that it came on.
     asked: Vec<VecDeque<(u32, String)>>,
     clients: u64,
+    /// What other workers were sent.
+    pub(super) letters: Vec<(u16, Message)>,
 }
 
 pub(super) fn options(shards: usize) -> Options {
@@ -51,7 +55,8 @@ impl Rig {
         let topology = Arc::new(Topology::build(&spec, 1).unwrap());
         let metrics = Metrics::new(labels(&topology), 1).unwrap();
         let engine = Engine::new(options, topology, metrics.worker(0));
-        let mut rig = Self { engine, linked: Vec::new(), asked: vec![VecDeque::new(); count], clients: 0 };
+        let mut rig =
+            Self { engine, linked: Vec::new(), asked: vec![VecDeque::new(); count], clients: 0, letters: Vec::new() };
         rig.settle();
         rig
     }
@@ -136,6 +141,7 @@ impl Rig {
                         self.linked.push((conn, shard));
                     }
                     Order::Close { conn } => self.linked.retain(|(known, _)| *known != conn),
+                    Order::Send { to, message } => self.letters.push((to, message)),
                     Order::Reconnect { .. } | Order::Alarm { .. } => {}
                     Order::CloseClient { client } | Order::DropClient { client } => self.engine.client_gone(client),
                 }

@@ -3,16 +3,16 @@
 //! Name, arity, flags and keys are Redis 7.0's own, to be read beside its COMMAND; a test holds them
 //! together. Only what is behind them, the route, is ours.
 
-use super::super::{Command, Every, Keys, Route, Split};
+use super::super::{Command, Every, Gather, Keys, Route, Split};
 use super::{
     ADMIN, ALL, ALL_BUT_LAST, BLOCKING, BUSY, COUNT_1, COUNT_2, FAST, FROM_SECOND, MAY_REPLICATE, MOVABLE, NOSCRIPT,
     ONE, OOM, PAIRS, READ, SCRIPT, SECOND, STALE, TO_COUNT_2, TWO, WRITE,
 };
-use super::{blocking, container, every, help, home, read, refused, row, script, split, write};
+use super::{blocking, container, every, gather, help, home, read, refused, row, script, split, write};
 
 pub(super) const ROWS: &[Command] = &[
     // Keys of any type.
-    write("copy", -3, OOM, TWO),
+    gather("copy", -3, OOM, TWO, Gather::Copy),
     split("del", -2, WRITE, ALL, Split::Sum),
     read("dump", 2, 0, ONE),
     split("exists", -2, READ | FAST, ALL, Split::Sum),
@@ -34,11 +34,11 @@ pub(super) const ROWS: &[Command] = &[
     read("pexpiretime", 2, FAST, ONE),
     read("pttl", 2, FAST, ONE),
     every("randomkey", 1, READ, Every::RandomKey),
-    write("rename", 3, 0, TWO),
-    write("renamenx", 3, FAST, TWO),
+    gather("rename", 3, 0, TWO, Gather::Rename { overwrites: true }),
+    gather("renamenx", 3, FAST, TWO, Gather::Rename { overwrites: false }),
     write("restore", -4, OOM, ONE),
     every("scan", -2, READ, Every::Scan),
-    write("sort", -2, OOM, Keys::Sort),
+    gather("sort", -2, OOM, Keys::Sort, Gather::Sort),
     read("sort_ro", -2, MOVABLE, Keys::SortReadOnly),
     split("touch", -2, READ | FAST, ALL, Split::Sum),
     read("ttl", 2, FAST, ONE),
@@ -72,7 +72,7 @@ pub(super) const ROWS: &[Command] = &[
     read("bitcount", -2, 0, ONE),
     write("bitfield", -2, OOM, ONE),
     read("bitfield_ro", -2, FAST, ONE),
-    write("bitop", -4, OOM, FROM_SECOND),
+    gather("bitop", -4, OOM, FROM_SECOND, Gather::StoreFirst),
     read("bitpos", -3, 0, ONE),
     read("getbit", 3, FAST, ONE),
     write("setbit", 4, OOM, ONE),
@@ -80,7 +80,7 @@ pub(super) const ROWS: &[Command] = &[
     write("pfadd", -2, OOM | FAST, ONE),
     read("pfcount", -2, MAY_REPLICATE, ALL),
     row("pfdebug", 3, WRITE | OOM | ADMIN, SECOND, Route::Refused),
-    write("pfmerge", -2, OOM, ALL),
+    gather("pfmerge", -2, OOM, ALL, Gather::StoreFirst),
     refused("pfselftest", 1, ADMIN),
     // Lists.
     blocking("blmove", 6, OOM | NOSCRIPT, TWO),
@@ -109,10 +109,10 @@ pub(super) const ROWS: &[Command] = &[
     write("sadd", -3, OOM | FAST, ONE),
     read("scard", 2, FAST, ONE),
     read("sdiff", -2, 0, ALL),
-    write("sdiffstore", -3, OOM, ALL),
+    gather("sdiffstore", -3, OOM, ALL, Gather::StoreFirst),
     read("sinter", -2, 0, ALL),
     read("sintercard", -3, 0, COUNT_1),
-    write("sinterstore", -3, OOM, ALL),
+    gather("sinterstore", -3, OOM, ALL, Gather::StoreFirst),
     read("sismember", 3, FAST, ONE),
     read("smembers", 2, 0, ONE),
     read("smismember", -3, FAST, ONE),
@@ -122,7 +122,7 @@ pub(super) const ROWS: &[Command] = &[
     write("srem", -3, FAST, ONE),
     read("sscan", -3, 0, ONE),
     read("sunion", -2, 0, ALL),
-    write("sunionstore", -3, OOM, ALL),
+    gather("sunionstore", -3, OOM, ALL, Gather::StoreFirst),
     // Sorted sets.
     blocking("bzmpop", -5, 0, COUNT_2),
     blocking("bzpopmax", -3, NOSCRIPT | FAST, ALL_BUT_LAST),
@@ -131,11 +131,11 @@ pub(super) const ROWS: &[Command] = &[
     read("zcard", 2, FAST, ONE),
     read("zcount", 4, FAST, ONE),
     read("zdiff", -3, 0, COUNT_1),
-    write("zdiffstore", -4, OOM, TO_COUNT_2),
+    gather("zdiffstore", -4, OOM, TO_COUNT_2, Gather::StoreFirst),
     write("zincrby", 4, OOM | FAST, ONE),
     read("zinter", -3, 0, COUNT_1),
     read("zintercard", -3, 0, COUNT_1),
-    write("zinterstore", -4, OOM, TO_COUNT_2),
+    gather("zinterstore", -4, OOM, TO_COUNT_2, Gather::StoreFirst),
     read("zlexcount", 4, FAST, ONE),
     split("zmpop", -4, WRITE, COUNT_1, Split::First),
     read("zmscore", -3, FAST, ONE),
@@ -145,7 +145,7 @@ pub(super) const ROWS: &[Command] = &[
     read("zrange", -4, 0, ONE),
     read("zrangebylex", -4, 0, ONE),
     read("zrangebyscore", -4, 0, ONE),
-    write("zrangestore", -5, OOM, TWO),
+    gather("zrangestore", -5, OOM, TWO, Gather::StoreFirst),
     read("zrank", 3, FAST, ONE),
     write("zrem", -3, FAST, ONE),
     write("zremrangebylex", 4, 0, ONE),
@@ -158,7 +158,7 @@ pub(super) const ROWS: &[Command] = &[
     read("zscan", -3, 0, ONE),
     read("zscore", 3, FAST, ONE),
     read("zunion", -3, 0, COUNT_1),
-    write("zunionstore", -4, OOM, TO_COUNT_2),
+    gather("zunionstore", -4, OOM, TO_COUNT_2, Gather::StoreFirst),
     // Hashes.
     write("hdel", -3, FAST, ONE),
     read("hexists", 3, FAST, ONE),
@@ -207,12 +207,12 @@ pub(super) const ROWS: &[Command] = &[
     read("geodist", -4, 0, ONE),
     read("geohash", -2, 0, ONE),
     read("geopos", -2, 0, ONE),
-    write("georadius", -6, OOM, Keys::GeoRadius),
+    gather("georadius", -6, OOM, Keys::GeoRadius, Gather::StoreLast),
     read("georadius_ro", -6, 0, ONE),
-    write("georadiusbymember", -5, OOM, Keys::GeoRadius),
+    gather("georadiusbymember", -5, OOM, Keys::GeoRadius, Gather::StoreLast),
     read("georadiusbymember_ro", -5, 0, ONE),
     read("geosearch", -7, 0, ONE),
-    write("geosearchstore", -8, OOM, TWO),
+    gather("geosearchstore", -8, OOM, TWO, Gather::StoreFirst),
     // Scripts and functions.
     script("eval"),
     read("eval_ro", -3, SCRIPT, COUNT_2),

@@ -31,11 +31,11 @@ const WARNING: &str = "\
 /// A part of a key, and the separator before it.
 type Part<'a> = (Option<u8>, &'a [u8]);
 
-/// Refusals because of keys on several shards, by the shapes of the keys.
+/// Requests with keys on several shards, refused or gathered, by the shapes of the keys.
 #[derive(Debug, Default)]
 pub(in crate::engine) struct Advice {
     pairs: HashMap<(String, String), Pair>,
-    /// Refusals of pairs beyond the limit.
+    /// Requests with pairs beyond the limit.
     others: u64,
 }
 
@@ -61,7 +61,7 @@ enum Remedy {
 }
 
 impl Engine {
-    /// Counts a refusal: these two keys of one request are on two shards.
+    /// Counts a request that is refused or gathered: these two keys of it are on two shards.
     #[cold]
     pub(in crate::engine) fn advise(&mut self, first: &[u8], second: &[u8], command: &[u8]) {
         self.advice.count(first, second, command, &self.topology);
@@ -87,10 +87,11 @@ impl Advice {
     /// The report, as a piece of the configuration; what is no rule is a comment.
     pub(super) fn text(&self, map: &Topology) -> String {
         if self.pairs.is_empty() {
-            return "# No request was refused because its keys are on several shards.\n".to_owned();
+            return "# No request was refused or gathered because its keys are on several shards.\n".to_owned();
         }
         let total: u64 = self.pairs.values().map(|pair| pair.count).sum::<u64>() + self.others;
-        let mut text = format!("# Requests refused because their keys are on several shards: {total}\n{WARNING}");
+        let mut text =
+            format!("# Requests refused or gathered because their keys are on several shards: {total}\n{WARNING}");
         let mut pairs: Vec<_> = self.pairs.iter().collect();
         pairs.sort_by(|a, b| b.1.count.cmp(&a.1.count).then_with(|| a.0.cmp(b.0)));
         let mut written: Vec<&String> = Vec::new();

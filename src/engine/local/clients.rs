@@ -1,13 +1,14 @@
-//! CLIENT INFO, LIST and KILL: the clients of this worker, told as Redis 7.0 tells them.
+//! CLIENT INFO, LIST and KILL: clients, told as Redis 7.0 tells them.
 //!
-//! A worker cannot see the clients of another one: with several workers each client sees those that
-//! share its own. What the proxy does not measure (`qbuf-free`, `argv-mem`, `rbs`, `rbp`, `oll`) is 0,
+//! A worker sees its own clients; the other workers are asked for theirs (`peers.rs`), and give each
+//! line with its client's id, or the number of those killed. What the proxy does not measure (`qbuf-free`, `argv-mem`, `rbs`, `rbp`, `oll`) is 0,
 //! and `fd` is the client's place in the worker, since the engine knows no descriptors.
 
 use std::fmt::Write;
 
 use super::super::client::{Client, End, NO_COMMAND, Park};
 use super::super::failure::said;
+use super::super::merge;
 use super::super::{Engine, Order};
 use super::SYNTAX;
 use crate::command;
@@ -15,7 +16,7 @@ use crate::resp::{Args, Proto, Reply, integer};
 
 const NO_ID: &str = "ERR Invalid client ID";
 const NO_POSITIVE_ID: &str = "ERR client-id should be greater than 0";
-const NO_CLIENT: &str = "ERR No such client";
+pub(in crate::engine) const NO_CLIENT: &str = "ERR No such client";
 
 /// Redis' types of clients; the last two never connect to a proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,35 +47,52 @@ impl Engine {
         Ok(())
     }
 
+    /// CLIENT LIST among the clients of a transaction's worker.
     pub(super) fn client_list(&mut self, id: u32, args: Args<'_>, out: &mut Vec<u8>) -> Result<(), Vec<u8>> {
-        let mut lines = Vec::new();
-        if args.len() > 3 && args.is(2, "id") {
-            for word in args.iter().skip(3) {
-                let number = integer(word).ok_or(NO_ID)?;
-                if let Some((index, client)) = self.clients.iter().find(|(_, client)| client.about.id as i64 == number)
-                {
-                    self.line(index as u32, client, &mut lines);
-                }
-            }
-        } else {
-            let of = match args.len() {
-                2 => None,
-                4 if args.is(2, "type") => Some(Type::read(args.at(3))?),
-                _ => return Err(SYNTAX.into()),
-            };
-            let mut clients: Vec<_> = self.clients.iter().collect();
-            clients.sort_by_key(|(_, client)| client.about.id);
-            for (index, client) in clients {
-                if of.is_none_or(|of| of == Type::of(client)) {
-                    self.line(index as u32, client, &mut lines);
-                }
-            }
+        let mut part = Vec::new();
+        self.lines(args, &mut part)?;
+        let wanted = wanted_ids(args).unwrap_or_default();
+        Reply::new(out, self.clients[id as usize].proto).verbatim(merge::lines(&[part], &wanted));
+        Ok(())
+    }
+
+    /// The ids and lines of the clients that CLIENT LIST is about, as a part of its reply.
+    pub(super) fn lines(&self, args: Args<'_>, out: &mut Vec<u8>) -> Result<(), Vec<u8>> {
+        let ids = wanted_ids(args)?;
+        let of = match args.len() {
+            2 => None,
+            _ if !ids.is_empty() => None,
+            4 if args.is(2, "type") => Some(Type::read(args.at(3))?),
+            _ => return Err(SYNTAX.into()),
+        };
+        let fits = |(_, client): &(usize, &Client)| {
+            of.is_none_or(|of| of == Type::of(client)) && (ids.is_empty() || ids.contains(&(client.about.id as i64)))
+        };
+        let clients: Vec<_> = self.clients.iter().filter(fits).collect();
+        let mut reply = Reply::new(out, Proto::Resp2);
+        reply.array(2 * clients.len());
+        for (index, client) in clients {
+            let mut line = Vec::new();
+            self.line(index as u32, client, &mut line);
+            reply.integer(client.about.id as i64).bulk(line);
         }
-        Reply::new(out, self.clients[id as usize].proto).verbatim(&lines);
         Ok(())
     }
 
     pub(super) fn client_kill(&mut self, id: u32, args: Args<'_>, out: &mut Vec<u8>) -> Result<(), Vec<u8>> {
+        let old_form = args.len() == 3;
+        let killed = self.kill(id, args)?;
+        let mut reply = Reply::new(out, Proto::Resp2);
+        match killed {
+            0 if old_form => return Err(NO_CLIENT.into()),
+            _ if old_form => reply.status("OK"),
+            count => reply.integer(count),
+        };
+        Ok(())
+    }
+
+    /// How many of this worker's clients CLIENT KILL ended; `id` is the one that asks, if it is here.
+    pub(super) fn kill(&mut self, id: u32, args: Args<'_>) -> Result<i64, Vec<u8>> {
         let old_form = args.len() == 3;
         let filter = if old_form { Filter { peer: Some(args.at(2)), ..Filter::default() } } else { self.filter(args)? };
         let fits = |(index, client): &(usize, &Client)| {
@@ -90,13 +108,7 @@ impl Engine {
                 self.orders.push_back(Order::CloseClient { client: *other });
             }
         }
-        let mut reply = Reply::new(out, Proto::Resp2);
-        match killed.len() {
-            0 if old_form => return Err(NO_CLIENT.into()),
-            _ if old_form => reply.status("OK"),
-            count => reply.integer(count as i64),
-        };
-        Ok(())
+        Ok(killed.len() as i64)
     }
 
     fn filter<'a>(&self, args: Args<'a>) -> Result<Filter<'a>, Vec<u8>> {
@@ -170,6 +182,14 @@ impl Engine {
     }
 }
 
+/// The ids that CLIENT LIST names, in their order; none when it names no id.
+pub(super) fn wanted_ids(args: Args<'_>) -> Result<Vec<i64>, Vec<u8>> {
+    if args.len() <= 3 || !args.is(2, "id") {
+        return Ok(Vec::new());
+    }
+    args.iter().skip(3).map(|word| integer(word).ok_or_else(|| NO_ID.into())).collect()
+}
+
 impl Client {
     /// Channels, patterns and shard channels that it has subscribed to.
     fn subscriptions(&self) -> (usize, usize, usize) {
@@ -210,6 +230,7 @@ fn flags(client: &Client) -> String {
     let session = client.session.as_ref();
     let blocked = client.park == Park::Held || session.is_some_and(|session| session.is_blocked());
     let letters = [
+        ('O', session.is_some_and(|session| session.monitors)),
         ('P', Type::of(client) == Type::Pubsub),
         ('x', session.is_some_and(|session| session.multi.is_some())),
         ('b', blocked),

@@ -1,12 +1,12 @@
 //! CLIENT PAUSE, UNPAUSE and UNBLOCK: who may not go on, and who has waited enough.
 //!
 //! A paused client is not refused anything: its next request stays where it was received, in order,
-//! and its socket is hardly read. The pause is this worker's.
+//! and its socket is hardly read.
 
 use super::super::client::{NO_COMMAND, Park, State};
 use super::super::conn::{Link, Use};
+use super::super::merge::Kind;
 use super::super::request::{Flow, Request};
-
 use super::super::{Engine, NONE};
 use super::NO_INTEGER;
 use crate::command::{Class, Command, CommandId, Flags, Route, Session as Verb};
@@ -49,6 +49,7 @@ impl Engine {
             None => Pause { until, held },
             Some(pause) => Pause { until: pause.until.max(until), held: pause.held.max(held) },
         });
+        self.look_for_unusual();
         Reply::new(out, Proto::Resp2).status("OK");
         Ok(())
     }
@@ -56,6 +57,7 @@ impl Engine {
     /// Lets everybody go on.
     pub(super) fn end_pause(&mut self) {
         self.pause = None;
+        self.look_for_unusual();
         self.resume.append(&mut self.held);
     }
 
@@ -73,7 +75,7 @@ impl Engine {
 
     /// While there is a pause: what becomes of a request that it concerns; None: carry on.
     #[cold]
-    pub(in crate::engine) fn held_back(&mut self, id: u32, row: &Command) -> Option<Flow> {
+    pub(in crate::engine) fn held_back(&mut self, id: u32, row: &Command, args: Args<'_>) -> Option<Flow> {
         let pause = self.pause?;
         if self.now >= pause.until {
             self.end_pause();
@@ -83,7 +85,7 @@ impl Engine {
         if !client.is_authenticated() {
             return None;
         }
-        let writes = row.flags.has(Flags::WRITE) || row.flags.has(Flags::MAY_REPLICATE);
+        let writes = self.may_write(row, args);
         let multi = client.session.as_ref().and_then(|session| session.multi.as_ref());
         let executes = row.route == Route::Session(Verb::Exec) && multi.is_some_and(|multi| multi.writes);
         if pause.held == Held::All || writes || executes {
@@ -93,45 +95,63 @@ impl Engine {
         None
     }
 
+    /// Whether a request may change data: its row says so, or a script of itself.
+    pub(in crate::engine) fn may_write(&self, row: &Command, args: Args<'_>) -> bool {
+        row.flags.has(Flags::WRITE) || (row.flags.has(Flags::MAY_REPLICATE) && !self.is_no_writes(row, args))
+    }
+
     /// The server ends the wait of a blocked client: it alone knows whether an element is on its way
     /// to that client already, and which reply the command gives.
     pub(super) fn client_unblock(&mut self, id: u32, request: &Request<'_>) -> Flow {
-        let args = request.args;
+        let seq = self.clients[id as usize].next_seq();
+        let own = match self.unblock_here(request.args, id, seq) {
+            Some(own) => own,
+            // A server was asked, right behind this slot's number.
+            None => {
+                self.clients[id as usize].open(State::Wait, Class::Local, self.now);
+                return Flow::Taken;
+            }
+        };
+        match own.as_slice() {
+            [b'-', text @ ..] => self.answer_error(id, text.strip_suffix(b"\r\n").unwrap_or(text)),
+            b":0\r\n" if self.peers() > 0 => self.join_peers(id, Kind::Sum { total: 0 }, &own, request),
+            _ => self.answer(id, |reply| _ = reply.raw(&own)),
+        }
+    }
+
+    /// The reply, as far as this worker's clients are concerned; None: a server was asked, and its reply is for
+    /// `client` and `seq`.
+    pub(in crate::engine) fn unblock_here(&mut self, args: Args<'_>, client: u32, seq: u32) -> Option<Vec<u8>> {
+        let error = |text: &[u8]| Some([b"-", text, b"\r\n"].concat());
         let reason = match args.len() {
             3 => "TIMEOUT",
             4 if args.is(3, "timeout") => "TIMEOUT",
             4 if args.is(3, "error") => "ERROR",
-            4 => return self.answer_error(id, NO_REASON),
-            _ => return self.answer_error(id, wrong_use("UNBLOCK")),
+            4 => return error(NO_REASON.as_bytes()),
+            _ => return error(&wrong_use("UNBLOCK")),
         };
-        let Some(number) = integer(args.at(2)) else { return self.answer_error(id, NO_INTEGER) };
+        let Some(number) = integer(args.at(2)) else { return error(NO_INTEGER.as_bytes()) };
         if let Some(waiter) = self.waiting_client(number) {
             self.unblock_waiter(waiter, reason == "ERROR");
-            return self.answer(id, |reply| _ = reply.integer(1));
+            return Some(b":1\r\n".to_vec());
         }
         let conn = self.blocked_conn(number);
-        let Some(lease) = self.conns.get(conn as usize) else {
-            return self.answer(id, |reply| _ = reply.integer(0));
-        };
+        let Some(lease) = self.conns.get(conn as usize) else { return Some(b":0\r\n".to_vec()) };
         let (shard, server_id) = (lease.shard, lease.server_id.to_string());
         if lease.link != Link::Up {
             // The command has not left yet, so nothing can be lost.
             self.give_up_wait(conn, reason == "ERROR");
-            return self.answer(id, |reply| _ = reply.integer(1));
+            return Some(b":1\r\n".to_vec());
         }
-        let client = &self.clients[id as usize];
-        let shared = self.shared(shard, client.proto, client.db);
+        // It may stand behind more than there is room for: the wait would outlast that.
+        let shared = self.shared(shard, Proto::Resp2, 0);
         if shared == NONE {
-            return self.answer_down(id, shard, Class::Local);
+            return error(self.down_text(shard).as_bytes());
         }
-        if self.is_full(shared) {
-            return self.wait_for(id, shared);
-        }
-        let seq = self.clients[id as usize].open(State::Wait, Class::Local, self.now);
-        self.expect(shared, id, seq, 0, false);
+        self.expect(shared, client, seq, 0, false);
         let words = ["CLIENT", "UNBLOCK", &server_id, reason];
         self.conns[shared as usize].out.write(|out| crate::resp::request(out, &words));
-        Flow::Taken
+        None
     }
 
     /// Client `number`'s place among those that wait together.

@@ -83,7 +83,7 @@ impl Bench {
                 Order::Close { conn } => {
                     self.conns.remove(&conn);
                 }
-                Order::Reconnect { .. } | Order::Alarm { .. } => {}
+                Order::Reconnect { .. } | Order::Alarm { .. } | Order::Send { .. } => {}
                 Order::CloseClient { client } | Order::DropClient { client } => {
                     self.closed.push(client);
                 }
@@ -491,8 +491,8 @@ pub(in crate::engine) fn apart(bench: &Bench, name: impl Fn(usize) -> (String, S
 }
 
 #[test]
-fn refusals_become_advice() {
-    let mut bench = Bench::new(Options { prepared: false, ..options() });
+fn what_is_on_several_shards_becomes_advice() {
+    let mut bench = Bench::new(Options { prepared: false, gather: false, ..options() });
     let client = bench.client();
     let none = bench.ask(client, "RINGWAY ADVISE");
     assert!(none.contains("No request was refused"), "{none}");

@@ -202,6 +202,10 @@ impl Hub {
         }
     }
 
+    pub(super) fn members(&self, kind: Kind, name: &[u8]) -> usize {
+        self.topics[kind as usize].get(name).map_or(0, Vec::len)
+    }
+
     /// What is to be added to a server's number of subscribers of one name: this worker is one of them
     /// there, and stands for all of its clients here.
     pub(super) fn own(&self, kind: Kind, name: &[u8]) -> i64 {

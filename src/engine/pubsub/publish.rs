@@ -1,8 +1,8 @@
 //! PUBLISH, and the questions of PUBSUB.
 //!
 //! A message goes to its channel's shard only: every subscriber hears every shard. Where a server
-//! counts receivers, this worker is one per subscription, whatever number of clients it stands for; its
-//! own clients are put in its place. Another worker or proxy still counts as one.
+//! counts receivers, a worker is one per subscription, whatever number of clients it stands for; its
+//! clients are put in its place. Another proxy's worker still counts as one.
 
 use super::super::client::{Park, State};
 use super::super::merge::{Kind as MergeKind, Merge};
@@ -79,7 +79,7 @@ impl Engine {
         Flow::Taken
     }
 
-    /// The channels of this worker's clients: with several workers each answers for its own.
+    /// The channels of all clients of the process.
     pub(super) fn channels(&mut self, id: u32, kind: Kind, request: &Request<'_>) -> Flow {
         if let Some(text) = is_wrong_use(request.args) {
             return self.answer_error(id, &text);
@@ -91,37 +91,48 @@ impl Engine {
         })
     }
 
-    /// The patterns of this worker's clients, each once.
+    /// The patterns of all clients of the process, each once.
     pub(super) fn numpat(&mut self, id: u32) -> Flow {
         let count = self.patterns();
         self.answer(id, |reply| _ = reply.integer(count))
     }
 
     pub(super) fn patterns(&self) -> i64 {
-        self.hub.topics[Kind::Pattern as usize].len() as i64
+        match &self.options.board {
+            Some(board) => board.names(Kind::Pattern).len() as i64,
+            None => self.hub.topics[Kind::Pattern as usize].len() as i64,
+        }
     }
 
     /// The channels of this kind that the request asks for.
     pub(super) fn names(&self, kind: Kind, args: Args<'_>) -> Vec<Vec<u8>> {
         let pattern = (args.len() == 3).then(|| args.at(2));
         let wanted = |name: &&[u8]| pattern.is_none_or(|pattern| glob::matches(pattern, name));
+        if let Some(board) = &self.options.board {
+            return board.names(kind).iter().map(|name| &**name).filter(wanted).map(<[u8]>::to_vec).collect();
+        }
         let names = self.hub.topics[kind as usize].keys().map(|name| &**name).filter(wanted);
         names.map(<[u8]>::to_vec).collect()
     }
 
     /// What is to be added to the number of subscribers that the shard reports.
     pub(super) fn subscribers(&self, shard: ShardId, kind: Kind, channel: &[u8]) -> i64 {
-        if self.is_exact(shard) { self.hub.own(kind, channel) } else { 0 }
+        let own = if self.is_exact(shard) { self.hub.own(kind, channel) } else { 0 };
+        own + self.options.board.as_ref().map_or(0, |board| board.others(self.options.worker, kind, channel))
     }
 
     /// What is to be added to the number of receivers that the shard reports.
     pub(super) fn correction(&self, shard: ShardId, kind: Kind, channel: &[u8]) -> i64 {
-        if self.is_exact(shard) { self.hub.correction(kind, channel) } else { 0 }
+        let own = if self.is_exact(shard) { self.hub.correction(kind, channel) } else { 0 };
+        let Some(board) = &self.options.board else { return own };
+        let worker = self.options.worker;
+        let matching = if kind == Kind::Channel { board.others_matching(worker, channel) } else { 0 };
+        own + board.others(worker, kind, channel) + matching
     }
 
-    /// The server counts all of this worker's subscriptions.
+    /// The server counts all of this worker's subscriptions, if it has any.
     fn is_exact(&self, shard: ShardId) -> bool {
-        self.hub.lines.get(shard.0 as usize).is_some_and(super::hub::Line::is_restored)
+        self.hub.lines.get(shard.0 as usize).is_none_or(super::hub::Line::is_restored)
     }
 }
 

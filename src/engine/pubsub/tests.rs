@@ -60,7 +60,7 @@ impl Bench {
                 Order::Connect { conn, .. } => self.conns.push(conn),
                 Order::DropClient { client } => self.dropped.push(client),
                 Order::CloseClient { client } => self.closed.push(client),
-                Order::Close { .. } | Order::Reconnect { .. } | Order::Alarm { .. } => {}
+                Order::Close { .. } | Order::Reconnect { .. } | Order::Alarm { .. } | Order::Send { .. } => {}
             }
         }
         self.engine.resume_clients(&mut Vec::new());

@@ -39,6 +39,8 @@ pub(in crate::engine) struct Multi {
     pub(in crate::engine) writes: bool,
     /// A command was refused: EXEC will be.
     pub(in crate::engine) spoiled: bool,
+    /// As they came, while somebody monitors.
+    pub(in crate::engine) shown: Vec<Vec<u8>>,
 }
 
 /// One command of a transaction; its bytes are a part of [`Multi::frames`].
@@ -126,6 +128,7 @@ impl Default for Multi {
             db: None,
             writes: false,
             spoiled: false,
+            shown: Vec::new(),
         }
     }
 }
@@ -158,7 +161,8 @@ impl Multi {
 impl Engine {
     /// A command between MULTI and EXEC.
     pub(super) fn queue(&mut self, id: u32, request: &Request<'_>) -> Flow {
-        let rules = Rules { keyless_scripts: self.options.keyless_scripts };
+        // The values would be there only after the other commands have to be.
+        let rules = Rules { keyless_scripts: self.options.keyless_scripts, gather: false };
         let (args, mut keys) = (request.args, Vec::new());
         let plan = route::plan(request.id, request.row, args, &self.topology, rules, &mut keys);
         let keyless = keys.is_empty() && request.row.keys == Keys::None;
@@ -206,13 +210,11 @@ impl Engine {
                 }
                 Place::Every { every, writes: Merge::writes(every, request.row.flags) }
             }
-            // As a gather is: what one shard says decides what the next is asked.
-            Plan::Split(split) if !self.options.prepared || matches!(split, Split::Streams | Split::First) => {
-                return match route::one_shard(args, &keys, &self.topology) {
-                    Err(refusal) => self.refuse(id, refusal, args),
-                    Ok(_) => Flow::Taken,
-                };
+            // What one shard says decides what the next is asked.
+            Plan::Gather(_) | Plan::Split(Split::Streams | Split::First) => {
+                return self.refuse_several(id, args, &keys);
             }
+            Plan::Split(_) if !self.options.prepared => return self.refuse_several(id, args, &keys),
             Plan::Split(split) => {
                 let writes = request.row.flags.has(Flags::WRITE);
                 Place::Split(Box::new(Cut { split, parts: Vec::new(), owners: Vec::new(), writes }))
@@ -247,6 +249,14 @@ impl Engine {
         }
     }
 
+    /// The keys at `keys`, which are on several shards, cannot be.
+    fn refuse_several(&mut self, id: u32, args: Args<'_>, keys: &[u32]) -> Flow {
+        match route::one_shard(args, keys, &self.topology) {
+            Err(refusal) => self.refuse(id, refusal, args),
+            Ok(_) => Flow::Taken,
+        }
+    }
+
     /// Puts a command into the transaction that the client is building, to be run at `place`; `key` is
     /// its first key, `keys` are the positions of all, when there are several to speak of.
     pub(in crate::engine) fn enqueue(
@@ -259,6 +269,7 @@ impl Engine {
     ) -> Flow {
         let bytes_max = self.options.query_bytes_max;
         let shards = self.shards.len() as u16;
+        let writes = self.may_write(request.row, request.args);
         let session = self.clients[id as usize].session_mut();
         let watched = session.watch.map(|watch| watch.shard);
         let Some(multi) = &mut session.multi else { return Flow::Taken };
@@ -311,7 +322,7 @@ impl Engine {
             Place::Any | Place::Local(_) | Place::Pubsub(_) | Place::Error(_) => {}
         }
         multi.plain &= matches!(place, Place::Any | Place::One(_) | Place::Each);
-        multi.writes |= request.row.flags.has(Flags::WRITE) || request.row.flags.has(Flags::MAY_REPLICATE);
+        multi.writes |= writes;
         multi.steps.push(Step { bytes, place });
         self.answer(id, |reply| _ = reply.status("QUEUED"))
     }

@@ -1,0 +1,140 @@
+//! The promise about what happens at the same time: clients move things between shards, wait for
+//! them, and vanish at any moment, and shards die under them; nothing is lost, nothing is there
+//! twice, and whoever stays is answered.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "a test may panic and print")]
+
+#[path = "histories/actor.rs"]
+mod actor;
+#[path = "histories/ledger.rs"]
+mod ledger;
+#[path = "histories/own.rs"]
+mod own;
+mod support;
+#[path = "histories/world.rs"]
+mod world;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use actor::Actor;
+use support::{Proxy, Random, Redis, Value, interval, poll, shards, until};
+use world::World;
+
+const CLIENTS: usize = 16;
+const TURNS: usize = 1_000;
+
+/// Sixteen clients do `turns` things each.
+fn play(world: &World<'_>, turns: usize, random: &mut Random) {
+    std::thread::scope(|scope| {
+        for number in 0..CLIENTS {
+            let random = random.fork();
+            scope.spawn(move || {
+                let mut actor = Actor::new(world, number, random);
+                (0..turns).for_each(|_| actor.turn());
+            });
+        }
+    });
+}
+
+/// The kinds of operations over several shards, each of which has to be seen.
+const KINDS: &[&str] = &[
+    "transfer",
+    "RENAME",
+    "RENAMENX",
+    "BLPOP",
+    "BRPOP",
+    "BLMPOP",
+    "MGET",
+    "SINTER",
+    "SUNION",
+    "SDIFF",
+    "SINTERCARD",
+    "SINTERSTORE",
+    "SUNIONSTORE",
+    "SDIFFSTORE",
+    "ZUNIONSTORE",
+    "ZINTER",
+    "ZRANGESTORE",
+    "BITOP",
+    "PFCOUNT",
+    "PFMERGE",
+    "COPY",
+    "SORT",
+    "LMPOP",
+    "XREAD",
+];
+
+#[test]
+fn clients_that_come_and_go_lose_and_double_nothing() {
+    let shards = shards(3);
+    let proxy = Proxy::over(&shards).threads(2).start();
+    let world = World::new(&proxy, false);
+    play(&world, TURNS, &mut Random::of_this_run("histories"));
+    println!("{}", world.counts());
+    let done = |kind: &str| world.count(kind);
+    for kind in KINDS {
+        assert!(done(kind) > 0, "{kind} was never done");
+    }
+    assert!(world.operations() >= 10_000);
+    assert!(done("vanished with a pop under way") >= 100);
+    assert!(done("vanished") >= 100);
+    world.judge(&shards);
+}
+
+/// The shard that holds a third of everything dies and comes back, again and again, with all that it
+/// acknowledged: whoever asks it meanwhile gets an error that is defined, and in time.
+#[test]
+fn a_shard_that_dies_under_them_costs_nothing_that_was_acknowledged() {
+    let durable = ["--appendonly", "yes", "--appendfsync", "always"];
+    let mut shards: Vec<Redis> = (0..3).map(|_| Redis::start_with(&durable)).collect();
+    let options = Proxy::over(&shards).threads(2).timeout("request", "2s");
+    let proxy = options.expect_log("backend").expect_log("shard").start();
+    let world = World::new(&proxy, true);
+    let mut listener = proxy.client();
+    assert_eq!(listener.call(&["SUBSCRIBE", "news"]).elements()[2], Value::Int(1));
+    let over = AtomicBool::new(false);
+    let mut random = Random::of_this_run("a shard that dies");
+    let deaths = std::thread::scope(|scope| {
+        let shard = &mut shards[1];
+        let over = &over;
+        let killer = scope.spawn(move || {
+            let mut deaths = 0;
+            while !over.load(Ordering::Relaxed) {
+                interval(Duration::from_millis(700));
+                shard.kill();
+                interval(Duration::from_millis(300));
+                shard.restart();
+                deaths += 1;
+            }
+            deaths
+        });
+        // Also when a client panics.
+        struct Over<'a>(&'a AtomicBool);
+        impl Drop for Over<'_> {
+            fn drop(&mut self) {
+                self.0.store(true, Ordering::Relaxed);
+            }
+        }
+        let ends = Over(over);
+        play(&world, TURNS / 2, &mut random);
+        drop(ends);
+        killer.join().unwrap()
+    });
+    println!("{deaths} deaths\n{}", world.counts());
+    assert!(deaths >= 3, "{deaths} deaths");
+    assert!(world.count("SHARDDOWN") > 0 && world.count("SHARDLOST") > 0);
+    until("all shards are back", || proxy.metric("ringway_backend_up") == 3.0);
+    world.judge(&shards);
+    // What was subscribed to is heard again, from every shard.
+    let mut client = proxy.client();
+    for keys in proxy.keys_by_shard(3, 1) {
+        let heard = poll(support::PATIENCE, || {
+            let script = "return redis.call('publish', 'news', KEYS[1])";
+            (client.call(&["EVAL", script, "1", &keys[0]]) == Value::Int(1)).then_some(())
+        });
+        assert!(heard.is_some(), "nobody hears what is published where {} is", keys[0]);
+        let heard = poll(support::PATIENCE, || (listener.reply().elements()[2] == Value::bulk(&keys[0])).then_some(()));
+        assert!(heard.is_some());
+    }
+}
