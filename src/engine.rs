@@ -29,6 +29,8 @@ mod reply;
 mod request;
 mod scripts;
 mod session;
+mod straight;
+mod tally;
 mod waiting;
 
 use std::collections::{HashMap, VecDeque};
@@ -50,6 +52,7 @@ use crate::topology::{ShardId, Topology};
 use busy::Probe;
 use client::{Client, End, Park};
 use conn::{Conn, Link, Use};
+use gather::Renames;
 use local::{Advice, Pause};
 use lookup::Lookups;
 use monitor::Monitors;
@@ -58,6 +61,7 @@ use peers::Peers;
 use pubsub::Hub;
 use scripts::Scripts;
 use session::{Queued, Reserve};
+use tally::Tally;
 use waiting::Waiting;
 
 /// Where an index of no connection is needed.
@@ -258,6 +262,7 @@ pub struct Engine {
     options: Options,
     topology: Arc<Topology>,
     metrics: Arc<WorkerMetrics>,
+    tally: Tally,
     /// Microseconds of the driver's clock.
     now: u64,
     generation: u32,
@@ -286,6 +291,7 @@ pub struct Engine {
     transactions: VecDeque<Queued>,
     /// Commands whose keys were brought together so far.
     gathers: u64,
+    renames: Renames,
     lookups: Lookups,
     scripts: Scripts,
     peers: Peers,
@@ -322,6 +328,7 @@ impl Engine {
             options,
             topology,
             metrics,
+            tally: Tally::default(),
             now: 0,
             generation: 0,
             clients: Slab::new(),
@@ -341,6 +348,7 @@ impl Engine {
             held: Vec::new(),
             transactions: VecDeque::new(),
             gathers: 0,
+            renames: Renames::new(),
             lookups: Lookups::default(),
             scripts: Scripts::default(),
             peers: Peers::default(),
@@ -357,6 +365,7 @@ impl Engine {
 
     /// Says what time it is; it never goes back.
     pub fn set_now(&mut self, now: u64) {
+        self.tally.set_now(now, &self.metrics);
         self.now = now;
     }
 
@@ -489,11 +498,13 @@ impl Engine {
 
     /// Connections and clients with something to write, each once.
     pub fn take_dirty(&mut self, conns: &mut Vec<u32>, clients: &mut Vec<u32>) {
+        self.tally.settle(&self.metrics);
         conns.append(&mut self.dirty_conns);
         clients.append(&mut self.dirty_clients);
         for id in conns.iter() {
             if let Some(conn) = self.conns.get_mut(*id as usize) {
                 conn.dirty = false;
+                self.metrics.backends[conn.shard.0 as usize].requests.add(mem::take(&mut conn.asked));
             }
         }
         for id in clients.iter() {
@@ -515,10 +526,10 @@ impl Engine {
         !self.orders.is_empty() || !self.resume.is_empty()
     }
 
-    /// Clients, and elements that have to be put back for some that are gone.
+    /// Clients, and what is to be finished for some that are gone: elements put back, keys renamed.
     #[must_use]
     pub fn clients_left(&self) -> usize {
-        self.clients.len() + self.unsettled()
+        self.clients.len() + self.unsettled() + self.renames.len()
     }
 
     /// No client is listened to any more; each is closed when it has got what it asked for.
@@ -603,6 +614,13 @@ impl Engine {
         let id = self.conns.insert(Conn::new(shard, proto, db, purpose)) as u32;
         self.orders.push_back(Order::Connect { conn: id, shard });
         id
+    }
+
+    /// Forgets a connection; says whose it was.
+    fn conn_over(&mut self, id: u32) -> ShardId {
+        let conn = self.conns.remove(id as usize);
+        self.metrics.backends[conn.shard.0 as usize].requests.add(conn.asked);
+        conn.shard
     }
 
     #[inline]

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::mem;
 
 use super::client::{Answer, Park, State};
-use super::conn::{ENGINE, Link, PEER, Tag, Use, WAITER};
+use super::conn::{ENGINE, Link, MOVER, PEER, Tag, Use, WAITER};
 use super::request::{Flow, Request};
 use super::{Engine, NONE};
 use crate::command::{Class, Flags, Local, Route};
@@ -100,7 +100,8 @@ impl Engine {
                 ENGINE => self.looked_up(tag.seq, reply),
                 WAITER => self.heard(tag.seq, tag.part, reply),
                 PEER => self.owed_answered(tag.seq, reply),
-                client if client < PEER => self.complete(tag, Answer::Copied(reply)),
+                MOVER => self.moved(tag.seq, tag.part, reply),
+                client if client < MOVER => self.complete(tag, Answer::Copied(reply)),
                 _ => {}
             }
         }
@@ -157,7 +158,7 @@ impl Engine {
     pub(super) fn greeted_busy(&mut self, id: u32, reply: &[u8]) {
         let conn = &mut self.conns[id as usize];
         let (waiting, rest): (VecDeque<Tag>, _) =
-            mem::take(&mut conn.fifo).into_iter().partition(|tag| tag.client < PEER);
+            mem::take(&mut conn.fifo).into_iter().partition(|tag| tag.client < MOVER);
         conn.fifo = rest;
         waiting.into_iter().for_each(|tag| self.complete(tag, Answer::Copied(reply)));
     }

@@ -2,7 +2,7 @@
 //! fell silent are given up, memory that a burst left behind is given back.
 
 use super::client::{Answer, Client};
-use super::conn::{ENGINE, GREETING, NOBODY, PEER, Tag, WAITER};
+use super::conn::{ENGINE, GREETING, MOVER, NOBODY, PEER, Tag, WAITER};
 use super::{Engine, Fault, Order, failure};
 use crate::metrics::BackendError;
 
@@ -51,6 +51,7 @@ impl Engine {
             match tag.client {
                 ENGINE => self.told_engine(tag, shard, text.as_bytes()),
                 PEER => self.owed_answered(tag.seq, text.as_bytes()),
+                MOVER => self.moved(tag.seq, tag.part, text.as_bytes()),
                 _ => self.complete(tag, Answer::Copied(text.as_bytes())),
             }
         }

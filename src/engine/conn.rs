@@ -2,6 +2,7 @@
 
 use std::collections::{HashSet, VecDeque};
 
+use super::Options;
 use super::inbox::Inbox;
 use super::out::Out;
 use super::scripts::Sha;
@@ -18,9 +19,11 @@ pub(super) const ENGINE: u32 = u32::MAX - 2;
 pub(super) const TRANSACTION: u32 = u32::MAX - 3;
 /// Replies to what is asked for clients that wait; the tag's `seq` says what it was.
 pub(super) const WAITER: u32 = u32::MAX - 4;
-/// Replies that a client of another worker waits for; the tag's `seq` says which one. The lowest of
-/// these: whatever is below is a client.
+/// Replies that a client of another worker waits for; the tag's `seq` says which one.
 pub(super) const PEER: u32 = u32::MAX - 5;
+/// Replies to what moves a key to another shard; the tag's `seq` says which one. The lowest of these:
+/// whatever is below is a client.
+pub(super) const MOVER: u32 = u32::MAX - 6;
 
 /// Whose reply comes next.
 #[derive(Clone, Copy, Debug)]
@@ -104,6 +107,8 @@ pub(super) struct Conn {
     pub(super) greeting: Out,
     pub(super) greetings_left: u32,
     pub(super) fifo: VecDeque<Tag>,
+    /// Requests that were queued and are not counted yet.
+    pub(super) asked: u64,
     pub(super) inbox: Inbox,
     pub(super) scanner: ReplyScanner,
     pub(super) dirty: bool,
@@ -137,6 +142,7 @@ impl Conn {
             greeting: Out::default(),
             greetings_left: 0,
             fifo: VecDeque::new(),
+            asked: 0,
             inbox: Inbox::default(),
             scanner: ReplyScanner::default(),
             dirty: false,
@@ -161,6 +167,19 @@ impl Conn {
     #[inline]
     pub(super) fn is_open(&self) -> bool {
         matches!(self.link, Link::Up | Link::Greeting)
+    }
+
+    /// The next request is answered to this slot; its bytes must be queued right behind.
+    #[inline(always)]
+    pub(super) fn expect(&mut self, client: u32, generation: u32, seq: u32, part: u16, slow: bool, now: u64) {
+        self.asked += 1;
+        self.fifo.push_back(Tag { client, generation, seq, part, slow, at: now, offset: self.out.end() });
+    }
+
+    /// It takes no further request for now.
+    #[inline]
+    pub(super) fn is_full(&self, options: &Options) -> bool {
+        self.out.len() > options.backend_buffer_bytes_max || self.fifo.len() >= options.backend_inflight_max
     }
 
     /// What may be written now.

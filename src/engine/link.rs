@@ -4,7 +4,7 @@
 use std::mem;
 
 use super::client::Answer;
-use super::conn::{ENGINE, GREETING, Link, PEER, Tag, Use, WAITER};
+use super::conn::{ENGINE, GREETING, Link, MOVER, PEER, Tag, Use, WAITER};
 use super::inbox::Inbox;
 use super::{Engine, Fault, Order, failure};
 use crate::metrics::BackendError;
@@ -144,7 +144,8 @@ impl Engine {
                 ENGINE => self.told_engine(tag, at, text.as_bytes()),
                 WAITER => self.unheard(tag.seq, tag.part, tag.offset < sent, trouble),
                 PEER => self.owed_answered(tag.seq, text.as_bytes()),
-                client if client < PEER => self.complete(tag, Answer::Copied(text.as_bytes())),
+                MOVER => self.moved(tag.seq, tag.part, text.as_bytes()),
+                client if client < MOVER => self.complete(tag, Answer::Copied(text.as_bytes())),
                 _ => {}
             }
         }

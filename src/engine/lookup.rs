@@ -259,6 +259,9 @@ impl Engine {
                 Err(refusal) => return self.refuse(id, refusal, args),
             },
         };
+        if let Some(reserved) = route::reserved(args, &keys) {
+            return self.refuse(id, reserved, args);
+        }
         let in_multi = self.clients[id as usize].session.as_ref().is_some_and(|session| session.multi.is_some());
         match () {
             () if in_multi && foreign.no_multi => self.answer_error(id, "ERR Command not allowed inside a transaction"),

@@ -13,6 +13,7 @@ use crate::topology::{Colocate, Endpoint, Kind, Shard, Spec};
 
 mod busy;
 mod ends;
+mod gather;
 mod peers;
 mod prepared;
 

@@ -177,6 +177,7 @@ impl Engine {
         }
         if let Use::Lease { client, .. } = state.purpose {
             self.party_lost(client, conn);
+            self.mover_lost(conn);
         }
         self.forget_lease(conn);
     }
@@ -192,7 +193,7 @@ impl Engine {
     }
 
     fn forget_lease(&mut self, conn: u32) {
-        let shard = self.conns.remove(conn as usize).shard;
+        let shard = self.conn_over(conn);
         let state = &mut self.shards[shard.0 as usize];
         state.leases -= 1;
         state.idle.retain(|idle| *idle != conn);
