@@ -17,7 +17,7 @@ use slab::Slab;
 use super::{QUEUED, RESULT, frames};
 use crate::command::Class;
 use crate::engine::client::{Park, State};
-use crate::engine::conn::{Conn, Link, MOVER, NOBODY, TRANSACTION, Use};
+use crate::engine::conn::{Conn, MOVER, NOBODY, TRANSACTION, Use};
 use crate::engine::failure::{self, Left};
 use crate::engine::request::{Flow, Request};
 use crate::engine::{CROSS_GATHERED, CROSS_REFUSED, Engine, NONE};
