@@ -304,7 +304,7 @@ impl Engine {
     pub(super) fn forward(&mut self, id: u32, shard: ShardId, request: &Request<'_>) -> Flow {
         let conn = self.conn_to(id, shard);
         if conn == NONE {
-            return self.answer_down(id, shard, request.row.class());
+            return self.unreachable(id, shard, request);
         }
         if self.is_full(conn) {
             return self.wait_for(id, conn);
@@ -327,7 +327,7 @@ impl Engine {
 
     /// Queues the request's bytes on a connection; the reply is part `part` of the client's slot `seq`.
     pub(super) fn send(&mut self, conn: u32, client: u32, seq: u32, part: u16, request: &Request<'_>) {
-        let slow = request.row.flags.has(Flags::NO_MANDATORY_KEYS) && request.row.class() == Class::Write;
+        let slow = request.row.flags.has(Flags::NO_MANDATORY_KEYS);
         self.expect(conn, client, seq, part, slow);
         let out = &mut self.conns[conn as usize].out;
         match request.owned {
@@ -547,6 +547,9 @@ impl Engine {
 
     #[cold]
     pub(super) fn answer_down(&mut self, id: u32, shard: ShardId, class: Class) -> Flow {
+        if let Some(text) = self.busy_text(shard) {
+            return self.answer_error(id, text);
+        }
         let text = self.down_text(shard);
         self.metrics.durations[class as usize].observe_us(0);
         self.answer_error(id, &text)

@@ -222,6 +222,9 @@ impl Engine {
         if self.must_finish_watch(id) {
             return Flow::Parked(Park::Empty);
         }
+        if let Some(text) = self.exec_busy(id) {
+            return self.abort(id, &[b"EXECABORT Transaction discarded because of: ", text.as_slice()].concat());
+        }
         let Some(multi) = &self.clients[id as usize].session_mut().multi else { return Flow::Taken };
         if multi.spoiled {
             return self.abort(id, b"EXECABORT Transaction discarded because of previous errors.");
@@ -278,6 +281,14 @@ impl Engine {
         }
         self.drop_plain_session(id);
         Flow::Taken
+    }
+
+    /// The BUSY of a shard on which the client's transaction would run.
+    fn exec_busy(&self, id: u32) -> Option<Vec<u8>> {
+        let multi = self.clients[id as usize].session.as_ref()?.multi.as_ref()?;
+        let home = [self.topology.home()];
+        let shards = if multi.parties.is_empty() { &home } else { multi.parties.as_slice() };
+        shards.iter().find_map(|shard| self.busy_text(*shard))
     }
 
     /// An EXEC that cannot be: it ends the transaction all the same, as in Redis.

@@ -18,7 +18,7 @@ use super::{QUEUED, RESULT, frames};
 use crate::advice;
 use crate::command::Class;
 use crate::engine::client::{Park, State};
-use crate::engine::conn::{Conn, Link, MOVER, NOBODY, TRANSACTION, Use};
+use crate::engine::conn::{Conn, MOVER, NOBODY, TRANSACTION, Use};
 use crate::engine::failure::{self, Left};
 use crate::engine::request::{Flow, Request};
 use crate::engine::{CROSS_GATHERED, CROSS_REFUSED, Engine, NONE};
@@ -467,5 +467,5 @@ impl Engine {
 
 /// A connection that is being given up takes no more questions.
 fn is_alive(conn: Option<&Conn>) -> bool {
-    conn.is_some_and(|conn| conn.link != Link::Down)
+    conn.is_some_and(|conn| !conn.link.is_shut())
 }

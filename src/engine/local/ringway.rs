@@ -72,7 +72,8 @@ impl Engine {
             let shard = self.topology.shard(id);
             let link = self.conns.get(state.shared[0] as usize).map(|conn| conn.link);
             let word = match link {
-                Some(Link::Up) => "up",
+                Some(Link::Up | Link::Stalled) => "up",
+                Some(Link::Busy) => "busy",
                 Some(Link::Connecting | Link::Greeting) => "connecting",
                 Some(Link::Down) | None => "down",
             };
