@@ -9,6 +9,7 @@
 //! received, and writes what lies in the `out` of everything that was marked dirty. News for the
 //! driver (connect, close) are [`Order`]s. Everything below is one thread's; nothing here blocks.
 
+mod busy;
 mod client;
 mod clock;
 mod conn;
@@ -19,6 +20,7 @@ mod link;
 mod local;
 mod lookup;
 mod merge;
+mod monitor;
 mod out;
 mod peers;
 mod proxy;
@@ -27,6 +29,8 @@ mod reply;
 mod request;
 mod scripts;
 mod session;
+mod straight;
+mod tally;
 mod waiting;
 
 use std::collections::{HashMap, VecDeque};
@@ -45,15 +49,19 @@ use crate::command::{self, Class};
 use crate::metrics::{Labels, WorkerMetrics};
 use crate::resp::{Limits, Proto, Span};
 use crate::topology::{ShardId, Topology};
+use busy::Probe;
 use client::{Client, End, Park};
 use conn::{Conn, Link, Use};
+use gather::Renames;
 use local::{Advice, Pause};
 use lookup::Lookups;
+use monitor::Monitors;
 use out::Pool;
 use peers::Peers;
 use pubsub::Hub;
 use scripts::Scripts;
 use session::{Queued, Reserve};
+use tally::Tally;
 use waiting::Waiting;
 
 /// Where an index of no connection is needed.
@@ -243,6 +251,8 @@ struct ShardState {
     reserve: Reserve,
     /// What the server calls its version, once it was asked.
     version: Option<String>,
+    /// Whether a script keeps it busy.
+    probe: Probe,
     /// It calls itself Valkey, which counts its versions apart from Redis'.
     is_valkey: bool,
 }
@@ -252,6 +262,7 @@ pub struct Engine {
     options: Options,
     topology: Arc<Topology>,
     metrics: Arc<WorkerMetrics>,
+    tally: Tally,
     /// Microseconds of the driver's clock.
     now: u64,
     generation: u32,
@@ -270,6 +281,8 @@ pub struct Engine {
     /// Those that were news once.
     told: Vec<String>,
     pool: Pool,
+    /// There is a pause, or somebody monitors: requests take the long way.
+    unusual: bool,
     /// CLIENT PAUSE is in force.
     pause: Option<Pause>,
     /// Clients whose next request waits for the pause's end.
@@ -278,9 +291,11 @@ pub struct Engine {
     transactions: VecDeque<Queued>,
     /// Commands whose keys were brought together so far.
     gathers: u64,
+    renames: Renames,
     lookups: Lookups,
     scripts: Scripts,
     peers: Peers,
+    monitors: Monitors,
     advice: Advice,
     /// Scratch: the arguments of the request at hand, the positions of its keys.
     spans: Vec<Span>,
@@ -313,6 +328,7 @@ impl Engine {
             options,
             topology,
             metrics,
+            tally: Tally::default(),
             now: 0,
             generation: 0,
             clients: Slab::new(),
@@ -327,13 +343,16 @@ impl Engine {
             news: Vec::new(),
             told: Vec::new(),
             pool: Pool::default(),
+            unusual: false,
             pause: None,
             held: Vec::new(),
             transactions: VecDeque::new(),
             gathers: 0,
+            renames: Renames::new(),
             lookups: Lookups::default(),
             scripts: Scripts::default(),
             peers: Peers::default(),
+            monitors: Monitors::default(),
             advice: Advice::default(),
             spans: Vec::new(),
             keys: Vec::new(),
@@ -346,6 +365,7 @@ impl Engine {
 
     /// Says what time it is; it never goes back.
     pub fn set_now(&mut self, now: u64) {
+        self.tally.set_now(now, &self.metrics);
         self.now = now;
     }
 
@@ -390,6 +410,9 @@ impl Engine {
         client.out.retire(&mut self.pool);
         if let Some(session) = client.session.take() {
             self.end_subscriptions(id, &session);
+            if session.monitors {
+                self.end_monitor(id);
+            }
             self.end_session(id, &session);
         }
     }
@@ -475,11 +498,13 @@ impl Engine {
 
     /// Connections and clients with something to write, each once.
     pub fn take_dirty(&mut self, conns: &mut Vec<u32>, clients: &mut Vec<u32>) {
+        self.tally.settle(&self.metrics);
         conns.append(&mut self.dirty_conns);
         clients.append(&mut self.dirty_clients);
         for id in conns.iter() {
             if let Some(conn) = self.conns.get_mut(*id as usize) {
                 conn.dirty = false;
+                self.metrics.backends[conn.shard.0 as usize].requests.add(mem::take(&mut conn.asked));
             }
         }
         for id in clients.iter() {
@@ -501,10 +526,10 @@ impl Engine {
         !self.orders.is_empty() || !self.resume.is_empty()
     }
 
-    /// Clients, and elements that have to be put back for some that are gone.
+    /// Clients, and what is to be finished for some that are gone: elements put back, keys renamed.
     #[must_use]
     pub fn clients_left(&self) -> usize {
-        self.clients.len() + self.unsettled()
+        self.clients.len() + self.unsettled() + self.renames.len()
     }
 
     /// No client is listened to any more; each is closed when it has got what it asked for.
@@ -563,7 +588,7 @@ impl Engine {
             state.others.get(&(proto, db)).copied().unwrap_or(NONE)
         };
         if known != NONE {
-            return if self.conns[known as usize].link == Link::Down { NONE } else { known };
+            return if self.conns[known as usize].link.is_shut() { NONE } else { known };
         }
         self.shared_new(shard, proto, db)
     }
@@ -591,6 +616,13 @@ impl Engine {
         id
     }
 
+    /// Forgets a connection; says whose it was.
+    fn conn_over(&mut self, id: u32) -> ShardId {
+        let conn = self.conns.remove(id as usize);
+        self.metrics.backends[conn.shard.0 as usize].requests.add(conn.asked);
+        conn.shard
+    }
+
     #[inline]
     fn mark_conn(&mut self, id: u32) {
         let conn = &mut self.conns[id as usize];
@@ -613,7 +645,7 @@ impl Engine {
         let conn = &mut self.conns[id as usize];
         let room = conn.out.len() * 2 <= self.options.backend_buffer_bytes_max
             && conn.fifo.len() * 2 <= self.options.backend_inflight_max;
-        if room || conn.link == Link::Down {
+        if room || conn.link.is_shut() {
             self.resume.append(&mut conn.waiters);
         }
     }
@@ -636,6 +668,7 @@ impl ShardState {
             leases: 0,
             reserve: Reserve::default(),
             version: None,
+            probe: Probe::default(),
             is_valkey: false,
         }
     }

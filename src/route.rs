@@ -184,7 +184,8 @@ fn keyed(row: &Command, args: Args<'_>, map: &Topology, rules: Rules, keys: &mut
 }
 
 /// The first of the keys at `positions` that has a name of the proxy's own.
-fn reserved(args: Args<'_>, positions: &[u32]) -> Option<Refusal> {
+#[must_use]
+pub fn reserved(args: Args<'_>, positions: &[u32]) -> Option<Refusal> {
     let found = positions.iter().find(|at| is_reserved(args.at(**at as usize)));
     found.map(|at| Refusal::Reserved(*at))
 }

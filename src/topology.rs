@@ -197,7 +197,7 @@ impl Topology {
     #[must_use]
     pub fn shard_of(&self, key: &[u8]) -> ShardId {
         match &self.placement {
-            Placement::Plain(table) => table[slot(braces(key).unwrap_or(key)).0 as usize],
+            Placement::Plain(table) if !has_brace(key) => table[slot(key).0 as usize],
             _ => self.locate(key).shard,
         }
     }
@@ -235,6 +235,7 @@ impl Topology {
 
     /// Where `key` lives, and why.
     #[must_use]
+    #[inline(never)]
     pub fn locate<'a>(&'a self, key: &'a [u8]) -> Location<'a> {
         let (tag, why, pinned) = self.tag(key);
         let (slot, shard) = match &self.placement {

@@ -421,7 +421,7 @@ impl Worker {
             Some(Err(mpsc::error::TrySendError::Full(message) | mpsc::error::TrySendError::Closed(message))) => message,
             Some(Ok(())) | None => return,
         };
-        self.engine.undelivered(&refused);
+        self.engine.undelivered(to, &refused);
     }
 
     fn set_alarm(&mut self, at: u64) {

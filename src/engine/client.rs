@@ -10,6 +10,7 @@ use std::mem;
 
 use bytes::Bytes;
 
+use super::Options;
 use super::inbox::Inbox;
 use super::merge::Merge;
 use super::out::{LARGE_BYTES, Out, Pool};
@@ -54,6 +55,14 @@ pub(super) enum State {
     Held(Box<Bytes>),
     /// Several parts make the answer.
     Merge(Box<Merge>),
+}
+
+/// Whether an answer was next in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    Next,
+    /// It waits for those before it: nothing has changed for anybody.
+    Later,
 }
 
 /// Why a client's next request is not looked at.
@@ -221,13 +230,13 @@ impl Client {
 
     /// Puts the answer of slot `seq` where it belongs: out, if it is next in order, else aside.
     #[inline(always)]
-    pub(super) fn settle(&mut self, seq: u32, answer: Answer<'_>, pool: &mut Pool) {
+    pub(super) fn settle(&mut self, seq: u32, answer: Answer<'_>, pool: &mut Pool) -> Turn {
         let index = seq.wrapping_sub(self.head_seq) as usize;
         let len = answer.bytes().len();
         self.reply_bytes = (self.reply_bytes - self.reply_bytes / 8).saturating_add((len / 8) as u32);
         if index == 0 {
             self.out.equip(pool);
-            let Some(slot) = self.slots.pop_front() else { return };
+            let Some(slot) = self.slots.pop_front() else { return Turn::Later };
             if !slot.mute {
                 match answer {
                     Answer::Copied(bytes) => self.out.push(bytes),
@@ -242,10 +251,10 @@ impl Client {
             if self.stashed > 0 {
                 self.unstash();
             }
-            return;
+            return Turn::Next;
         }
-        let Some(slot) = self.slots.get_mut(index) else { return };
-        slot.state = match answer {
+        let Some(slot) = self.slots.get_mut(index) else { return Turn::Later };
+        let state = match answer {
             Answer::Copied(bytes) => {
                 if self.stash.capacity() == 0 {
                     self.stash = pool.take();
@@ -256,28 +265,47 @@ impl Client {
             }
             Answer::Owned(bytes) => State::Held(Box::new(bytes)),
         };
+        let old = mem::replace(&mut slot.state, state);
+        if matches!(old, State::Wait) {
+            mem::forget(old);
+        }
         self.stashed += 1;
+        Turn::Later
+    }
+
+    /// Whether the client, which waits for earlier replies, may go on now that the oldest slots were
+    /// answered.
+    #[inline]
+    pub(super) fn may_go_on(&mut self) -> bool {
+        if self.exclusive && self.slots.is_empty() {
+            self.exclusive = false;
+            if let Some(session) = &mut self.session {
+                session.blocked = super::NONE;
+            }
+        }
+        match self.park {
+            Park::No | Park::Held | Park::Room => false,
+            Park::Empty => self.slots.is_empty(),
+            Park::Window => true,
+        }
     }
 
     /// Moves out every answer that is next in order.
     #[inline(never)]
     fn unstash(&mut self) {
         while let Some(slot) = self.slots.front_mut() {
-            match mem::replace(&mut slot.state, State::Wait) {
+            match &mut slot.state {
                 State::Stashed { start, len } => {
                     if !slot.mute {
-                        self.out.push(&self.stash[start as usize..][..len as usize]);
+                        self.out.push(&self.stash[*start as usize..][..*len as usize]);
                     }
                 }
                 State::Held(bytes) => {
                     if !slot.mute {
-                        self.out.hand_over(*bytes);
+                        self.out.hand_over(mem::take(bytes));
                     }
                 }
-                other => {
-                    slot.state = other;
-                    break;
-                }
+                State::Wait | State::Merge(_) => break,
             }
             self.slots.pop_front();
             self.head_seq = self.head_seq.wrapping_add(1);
@@ -312,6 +340,15 @@ impl Client {
         self.out.len() + self.stash.len() + self.slots.len() * self.reply_bytes as usize
     }
 
+    /// How many requests a client that need not wait may surely make before that is asked again.
+    #[inline]
+    pub(super) fn room(&self, options: &Options) -> usize {
+        const MANY: usize = 64;
+        let fits = self.slots.len() + MANY <= options.client_inflight_max
+            && self.undelivered() + MANY * self.reply_bytes as usize <= options.client_output_bytes_max;
+        if fits { MANY } else { 1 }
+    }
+
     /// Bytes that this client makes the proxy hold.
     pub(super) fn buffered(&self) -> usize {
         self.out.len() + self.stash.len() + self.inbox.len()
@@ -324,7 +361,8 @@ impl Client {
 
     /// It waits for nothing: no reply, no message.
     pub(super) fn is_idle(&self) -> bool {
-        self.slots.is_empty() && self.session.as_ref().is_none_or(|session| session.subscriptions.is_empty())
+        let told = |session: &Session| session.monitors || !session.subscriptions.is_empty();
+        self.slots.is_empty() && !self.session.as_ref().is_some_and(|session| told(session))
     }
 
     /// Nothing in flight, nothing to write: buffers go to those who need some.

@@ -220,11 +220,17 @@ impl Engine {
         if !foreign.takes(args.len()) {
             return self.answer_error(id, format!("ERR wrong number of arguments for '{shown}' command"));
         }
-        if self.pause.is_some()
-            && let Some(flow) = self.held_back(id, request.row)
+        if self.unusual
+            && let Some(flow) = self.held_back(id, request.row, request.args)
         {
             return flow;
         }
+        self.seen(id, request, |engine| engine.foreign_placed(id, &shown, foreign, request))
+    }
+
+    /// The same, where its keys are.
+    fn foreign_placed(&mut self, id: u32, shown: &str, foreign: &Foreign, request: &Request<'_>) -> Flow {
+        let args = request.args;
         let mut keys = Vec::new();
         let shard = match foreign.keys(args, &mut keys) {
             // The request's own words are wrong: any server says how.
@@ -237,7 +243,7 @@ impl Engine {
                 );
                 return self.answer_error(id, text);
             }
-            Positions::Known if keys.is_empty() => match self.keyless(&shown) {
+            Positions::Known if keys.is_empty() => match self.keyless(shown) {
                 Some(shard) => shard,
                 None => {
                     let text = format!(
@@ -253,6 +259,9 @@ impl Engine {
                 Err(refusal) => return self.refuse(id, refusal, args),
             },
         };
+        if let Some(reserved) = route::reserved(args, &keys) {
+            return self.refuse(id, reserved, args);
+        }
         let in_multi = self.clients[id as usize].session.as_ref().is_some_and(|session| session.multi.is_some());
         match () {
             () if in_multi && foreign.no_multi => self.answer_error(id, "ERR Command not allowed inside a transaction"),

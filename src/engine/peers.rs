@@ -26,6 +26,12 @@ pub enum Message {
     Ask { from: u16, number: u64, frame: Vec<u8> },
     /// The receiver's question `number` is answered with a whole reply.
     Answer { number: u64, reply: Vec<u8> },
+    /// What the sender's clients asked for, for the receiver's monitors.
+    Lines { from: u16, lines: Vec<u8> },
+    /// Lines were lost on their way to worker `to`, the receiver.
+    LinesLost { to: u16 },
+    /// Nobody monitors at the sender any more.
+    NoLines { from: u16 },
 }
 
 /// What this worker asked and was asked.
@@ -55,12 +61,17 @@ impl Engine {
         self.options.facts.threads.saturating_sub(1)
     }
 
+    /// Their numbers.
+    pub(super) fn others(&self) -> impl Iterator<Item = u16> + use<> {
+        let me = self.options.worker;
+        (0..self.options.facts.threads as u16).filter(move |worker| *worker != me)
+    }
+
     /// Asks every other worker; their answers are the parts from `part` on of the client's slot `seq`.
     pub(super) fn ask_peers(&mut self, client: u32, seq: u32, part: u16, frame: &[u8]) {
         let generation = self.clients.get(client as usize).map_or(0, |client| client.generation);
         let me = self.options.worker;
-        let others = (0..self.options.facts.threads as u16).filter(|worker| *worker != me);
-        for (to, part) in others.zip(part..) {
+        for (to, part) in self.others().zip(part..) {
             self.peers.number += 1;
             let number = self.peers.number;
             self.peers.asked.insert(number, Asked { client, generation, seq, part, at: self.now });
@@ -74,15 +85,19 @@ impl Engine {
         match message {
             Message::Ask { from, number, frame } => self.asked_by(from, number, &frame),
             Message::Answer { number, reply } => self.peer_answered(number, &reply),
+            Message::Lines { from, lines } => self.lines_from(from, &lines),
+            Message::LinesLost { .. } => self.close_monitors(),
+            Message::NoLines { from } => self.not_monitored_by(from),
         }
     }
 
     /// The message could not be delivered: the other worker takes no more.
-    pub fn undelivered(&mut self, message: &Message) {
+    pub fn undelivered(&mut self, to: u16, message: &Message) {
         match message {
             Message::Ask { number, .. } => self.peer_answered(*number, &failure::peer_silent("takes no more messages")),
-            // Whoever asked gives up in time.
-            Message::Answer { .. } => {}
+            Message::Lines { .. } | Message::LinesLost { .. } => self.lines_lost(to),
+            // Whoever asked gives up in time, and whoever sends lines for nobody is told again.
+            Message::Answer { .. } | Message::NoLines { .. } => {}
         }
     }
 
@@ -129,7 +144,7 @@ impl Engine {
             }
             Some((_, row)) => match row.route {
                 Route::Local(what) => self.tell_peer(what, args),
-                _ => self.heard_of(row.name, args),
+                _ => self.heard_of(from, row.name, args),
             },
             None => b"+OK\r\n".to_vec(),
         };
@@ -137,10 +152,11 @@ impl Engine {
     }
 
     /// A command that another worker carries out concerns what this one remembers.
-    fn heard_of(&mut self, name: &str, args: Args<'_>) -> Vec<u8> {
+    fn heard_of(&mut self, from: u16, name: &str, args: Args<'_>) -> Vec<u8> {
         match name {
             "script|flush" => self.forget_scripts(),
             "script|load" => self.told_of_script(args.at(2)),
+            "monitor" => self.monitored_by(from),
             _ => {}
         }
         b"+OK\r\n".to_vec()

@@ -97,6 +97,7 @@ impl Engine {
                 Some(self.answer(id, |reply| _ = reply.array(2).bulk("pong").bulk(request.args.at(1))))
             }
             _ => {
+                self.monitors.rejected = true;
                 let exec = request.row.route == Route::Session(Verb::Exec);
                 let word = if exec { "EXECABORT Transaction discarded because of:" } else { "ERR" };
                 let text = format!(
@@ -143,7 +144,7 @@ impl Engine {
     fn targets(&self) -> Vec<u64> {
         let targets =
             self.hub.lines.iter().enumerate().map(|(shard, line)| match self.conns[line.conn as usize].link {
-                Link::Up => line.end,
+                Link::Up | Link::Stalled | Link::Busy => line.end,
                 Link::Connecting | Link::Greeting => UNKNOWN,
                 // A server that is there will be connected in a moment; one that is not is not waited for.
                 Link::Down if self.is_shard_up(shard) => UNKNOWN,
@@ -293,7 +294,7 @@ impl Engine {
     }
 
     fn is_shard_up(&self, index: usize) -> bool {
-        self.conns.get(self.shards[index].shared[0] as usize).is_some_and(|conn| conn.link == Link::Up)
+        self.conns.get(self.shards[index].shared[0] as usize).is_some_and(|conn| conn.link.is_up())
     }
 
     /// Subscribes or unsubscribes on every shard whose line is up; the others are asked when theirs is.
@@ -379,12 +380,11 @@ impl Engine {
     fn deliver(&mut self, kind: Kind, name: &[u8], message: &Answer<'_>) {
         let Some(members) = self.hub.topics[kind as usize].get_mut(name) else { return };
         let members = mem::take(members);
-        let (limits, now) = (self.options.subscribers, self.now);
         let mut pushed = None;
         let mut slow = Vec::new();
         for id in &members {
             let Some(client) = self.clients.get_mut(*id as usize) else { continue };
-            let Some(session) = client.session.as_mut().filter(|_| client.end == End::Open) else { continue };
+            let Some(session) = client.session.as_ref().filter(|_| client.end == End::Open) else { continue };
             if session.subscriptions.awaits(kind, name) {
                 continue;
             }
@@ -405,12 +405,8 @@ impl Engine {
                     client.out.hand_over(frame.clone());
                 }
             }
-            let since = &mut session.subscriptions.slow_since;
-            let was_slow = since.is_some();
-            if limits.are_broken(client.out.len(), since, now) {
+            if self.is_too_slow(*id) {
                 slow.push(*id);
-            } else if !was_slow && since.is_some() {
-                self.hub.slow.push((*id, client.generation));
             }
             self.mark_client(*id);
         }
@@ -422,11 +418,27 @@ impl Engine {
 
     /// Closes a client that does not read, whatever waits for it.
     #[cold]
-    fn drop_subscriber(&mut self, id: u32) {
+    pub(super) fn drop_subscriber(&mut self, id: u32) {
         self.hub.dropped += 1;
         self.unsubscribe_all(id);
         self.clients[id as usize].end = End::Closing;
         self.orders.push_back(Order::DropClient { client: id });
+    }
+
+    /// Whether the client, to whom something was told just now, is to be closed.
+    pub(super) fn is_too_slow(&mut self, id: u32) -> bool {
+        let (limits, now) = (self.options.subscribers, self.now);
+        let client = &mut self.clients[id as usize];
+        let (len, generation) = (client.out.len(), client.generation);
+        let since = &mut client.session_mut().subscriptions.slow_since;
+        let was_slow = since.is_some();
+        if limits.are_broken(len, since, now) {
+            return true;
+        }
+        if !was_slow && since.is_some() {
+            self.hub.slow.push((id, generation));
+        }
+        false
     }
 
     // Time.

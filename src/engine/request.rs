@@ -5,7 +5,6 @@ use std::mem;
 use bytes::Bytes;
 
 use super::client::{End, Park, State};
-use super::conn::Tag;
 use super::merge::{self, Kind, Merge};
 use super::out::LARGE_BYTES;
 use super::{CROSS_REFUSED, Engine, NONE, Order, failure};
@@ -145,6 +144,16 @@ impl Engine {
                 client.park = park;
                 break Stop::Parked;
             }
+            if scanner.is_idle() {
+                match self.straight_requests(id, &bytes[used..]) {
+                    0 if used == bytes.len() => break Stop::Partial { need: 1 },
+                    0 => {}
+                    taken => {
+                        used += taken;
+                        continue;
+                    }
+                }
+            }
             let rest = &bytes[used..];
             let authenticated = self.clients[id as usize].is_authenticated();
             let (len, flow) = match scanner.scan(rest, &limits, authenticated, &mut spans) {
@@ -235,10 +244,8 @@ impl Engine {
         };
         let request = Request { frame, owned, args, id: command, row };
         self.clients[id as usize].last = command;
-        if self.pause.is_some()
-            && let Some(flow) = self.held_back(id, row)
-        {
-            return flow;
+        if self.unusual {
+            return self.unusually(id, &request);
         }
         // Before the session, which would put it into a transaction.
         if !self.options.deny.is_empty()
@@ -266,31 +273,28 @@ impl Engine {
         };
         self.keys = keys;
         if flow == Flow::Taken {
-            self.metrics.requests[command.0 as usize].inc();
+            self.tally.request(command, &self.metrics);
         }
         flow
     }
 
     /// Sends the request to one shard as it is.
-    #[inline(always)]
     pub(super) fn forward(&mut self, id: u32, shard: ShardId, request: &Request<'_>) -> Flow {
         let conn = self.conn_to(id, shard);
         if conn == NONE {
-            return self.answer_down(id, shard, request.row.class());
+            return self.unreachable(id, shard, request);
         }
         if self.is_full(conn) {
             return self.wait_for(id, conn);
         }
         let client = &mut self.clients[id as usize];
         let seq = client.open(State::Wait, request.row.class(), self.now);
-        let generation = client.generation;
-        self.queue_on(conn, id, generation, seq, 0, request);
+        self.send(conn, id, seq, 0, request);
         Flow::Taken
     }
 
     /// The connection on which the client's requests to `shard` travel, all of them, so that they keep
     /// their order: the lease that watches keys there, or the shared one. [`NONE`]: not connected.
-    #[inline(always)]
     pub(super) fn conn_to(&mut self, id: u32, shard: ShardId) -> u32 {
         let client = &self.clients[id as usize];
         match &client.session {
@@ -301,35 +305,20 @@ impl Engine {
 
     /// Queues the request's bytes on a connection; the reply is part `part` of the client's slot `seq`.
     pub(super) fn send(&mut self, conn: u32, client: u32, seq: u32, part: u16, request: &Request<'_>) {
-        let generation = self.clients.get(client as usize).map_or(0, |client| client.generation);
-        self.queue_on(conn, client, generation, seq, part, request);
-    }
-
-    #[inline(always)]
-    fn queue_on(&mut self, id: u32, client: u32, generation: u32, seq: u32, part: u16, request: &Request<'_>) {
-        let slow = request.row.flags.has(Flags::NO_MANDATORY_KEYS) && request.row.class() == Class::Write;
-        let conn = &mut self.conns[id as usize];
-        self.metrics.backends[conn.shard.0 as usize].requests.inc();
-        conn.fifo.push_back(Tag { client, generation, seq, part, slow, at: self.now, offset: conn.out.end() });
+        let slow = request.row.flags.has(Flags::NO_MANDATORY_KEYS);
+        self.expect(conn, client, seq, part, slow);
+        let out = &mut self.conns[conn as usize].out;
         match request.owned {
-            Some(bytes) => conn.out.hand_over(bytes.clone()),
-            None => conn.out.push(request.frame),
-        }
-        if !conn.dirty {
-            conn.dirty = true;
-            self.dirty_conns.push(id);
+            Some(bytes) => out.hand_over(bytes.clone()),
+            None => out.push(request.frame),
         }
     }
 
     /// The next request on `conn` is answered to this slot; its bytes must be queued right behind.
     pub(super) fn expect(&mut self, conn: u32, client: u32, seq: u32, part: u16, slow: bool) {
         let generation = self.clients.get(client as usize).map_or(0, |client| client.generation);
-        let now = self.now;
-        let id = conn;
-        let conn = &mut self.conns[id as usize];
-        self.metrics.backends[conn.shard.0 as usize].requests.inc();
-        conn.fifo.push_back(Tag { client, generation, seq, part, slow, at: now, offset: conn.out.end() });
-        self.mark_conn(id);
+        self.conns[conn as usize].expect(client, generation, seq, part, slow, self.now);
+        self.mark_conn(conn);
     }
 
     /// One part per shard: `keys` are the positions of the keys.
@@ -501,10 +490,8 @@ impl Engine {
         ((full || half) && !idle).then_some(Park::Window)
     }
 
-    #[inline]
     pub(super) fn is_full(&self, conn: u32) -> bool {
-        let conn = &self.conns[conn as usize];
-        conn.out.len() > self.options.backend_buffer_bytes_max || conn.fifo.len() >= self.options.backend_inflight_max
+        self.conns[conn as usize].is_full(&self.options)
     }
 
     /// The client goes on when there is room on `conn`.
@@ -538,6 +525,9 @@ impl Engine {
 
     #[cold]
     pub(super) fn answer_down(&mut self, id: u32, shard: ShardId, class: Class) -> Flow {
+        if let Some(text) = self.busy_text(shard) {
+            return self.answer_error(id, text);
+        }
         let text = self.down_text(shard);
         self.metrics.durations[class as usize].observe_us(0);
         self.answer_error(id, &text)
@@ -552,6 +542,7 @@ impl Engine {
 
     #[cold]
     pub(super) fn refuse(&mut self, id: u32, refusal: Refusal, args: Args<'_>) -> Flow {
+        self.monitors.rejected = true;
         if let Refusal::CrossSlot { first, second } = refusal {
             self.metrics.cross_shard[CROSS_REFUSED].inc();
             self.advise(args.at(first as usize), args.at(second as usize), args.at(0));
@@ -565,6 +556,7 @@ impl Engine {
 
     #[cold]
     fn deny(&mut self, id: u32, request: &Request<'_>) -> Flow {
+        self.monitors.rejected = true;
         let name = request.row.name;
         self.answer_error(id, format!("NOPERM the command '{name}' is denied by [commands] deny"))
     }

@@ -38,6 +38,8 @@ pub(super) struct Session {
     /// CLIENT REPLY SKIP: the next request is not answered.
     pub(super) skip: bool,
     pub(super) subscriptions: Subscriptions,
+    /// It is told of every request.
+    pub(super) monitors: bool,
     /// The shards on which its transaction is being carried out.
     parties: Vec<Party>,
     /// It waited too long for leases: EXEC says so.
@@ -57,6 +59,7 @@ impl Default for Session {
             anchor: Vec::new(),
             skip: false,
             subscriptions: Subscriptions::default(),
+            monitors: false,
             parties: Vec::new(),
             late: false,
             orphan: false,
@@ -85,6 +88,7 @@ impl Session {
             && !self.is_blocked()
             && !self.skip
             && self.subscriptions.is_empty()
+            && !self.monitors
             && self.parties.is_empty()
             && !self.late
     }
@@ -111,6 +115,7 @@ impl Engine {
                     }
                     _ => "NOAUTH Authentication required.",
                 };
+                self.monitors.rejected = true;
                 return Some(self.answer_error(id, text));
             }
             return None;
@@ -133,11 +138,17 @@ impl Engine {
         {
             return Some(flow);
         }
+        let data = Flags(Flags::READONLY.0 | Flags::WRITE.0 | Flags::MAY_REPLICATE.0);
+        if self.clients[id as usize].session.as_ref()?.monitors && request.row.flags.has(data) {
+            self.monitors.rejected = true;
+            return Some(self.answer_error(id, "ERR Replica can't interact with the keyspace"));
+        }
         self.clients[id as usize].session.as_ref()?.multi.as_ref()?;
         match request.row.route {
             Route::Session(Verb::Exec | Verb::Discard | Verb::Multi | Verb::Watch)
             | Route::Local(Local::Quit | Local::Reset) => None,
             _ if request.row.flags.has(Flags::NO_MULTI) => {
+                self.monitors.rejected = true;
                 Some(self.answer_error(id, "ERR Command not allowed inside a transaction"))
             }
             _ => Some(self.queue(id, request)),
@@ -186,6 +197,7 @@ impl Engine {
             Verb::Watch => self.watch(id, request),
             Verb::Unwatch => self.unwatch(id, request),
             Verb::Block => self.block(id, keys, request),
+            Verb::Monitor => self.monitor(id, request),
             _ => self.pubsub(id, verb, request),
         }
     }
@@ -208,6 +220,9 @@ impl Engine {
         let watch = session.watch;
         if self.must_finish_watch(id) {
             return Flow::Parked(Park::Empty);
+        }
+        if let Some(text) = self.exec_busy(id) {
+            return self.abort(id, &[b"EXECABORT Transaction discarded because of: ", text.as_slice()].concat());
         }
         let Some(multi) = &self.clients[id as usize].session_mut().multi else { return Flow::Taken };
         if multi.spoiled {
@@ -265,6 +280,14 @@ impl Engine {
         }
         self.drop_plain_session(id);
         Flow::Taken
+    }
+
+    /// The BUSY of a shard on which the client's transaction would run.
+    fn exec_busy(&self, id: u32) -> Option<Vec<u8>> {
+        let multi = self.clients[id as usize].session.as_ref()?.multi.as_ref()?;
+        let home = [self.topology.home()];
+        let shards = if multi.parties.is_empty() { &home } else { multi.parties.as_slice() };
+        shards.iter().find_map(|shard| self.busy_text(*shard))
     }
 
     /// An EXEC that cannot be: it ends the transaction all the same, as in Redis.
@@ -416,9 +439,14 @@ impl Engine {
     pub(super) fn reset_session(&mut self, id: u32) {
         self.forget_watch(id);
         self.unsubscribe_all(id);
+        let mut monitors = false;
         if let Some(session) = self.clients[id as usize].session.as_mut() {
             session.multi = None;
             session.skip = false;
+            monitors = std::mem::take(&mut session.monitors);
+        }
+        if monitors {
+            self.end_monitor(id);
         }
         self.drop_plain_session(id);
     }

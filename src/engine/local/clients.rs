@@ -230,6 +230,7 @@ fn flags(client: &Client) -> String {
     let session = client.session.as_ref();
     let blocked = client.park == Park::Held || session.is_some_and(|session| session.is_blocked());
     let letters = [
+        ('O', session.is_some_and(|session| session.monitors)),
         ('P', Type::of(client) == Type::Pubsub),
         ('x', session.is_some_and(|session| session.multi.is_some())),
         ('b', blocked),

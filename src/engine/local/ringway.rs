@@ -71,7 +71,8 @@ impl Engine {
             let shard = self.topology.shard(id);
             let link = self.conns.get(state.shared[0] as usize).map(|conn| conn.link);
             let word = match link {
-                Some(Link::Up) => "up",
+                Some(Link::Up | Link::Stalled) => "up",
+                Some(Link::Busy) => "busy",
                 Some(Link::Connecting | Link::Greeting) => "connecting",
                 Some(Link::Down) | None => "down",
             };
@@ -94,7 +95,7 @@ impl Engine {
     /// to the connection ends with it.
     pub(super) fn ringway_shard(&mut self, id: u32, request: &Request<'_>) -> Flow {
         let args = request.args;
-        if let Err(text) = self.check_admin(id) {
+        if let Err(text) = self.check_admin(id, "RINGWAY SHARD") {
             return self.answer_error(id, text);
         }
         if args.len() < 4 {
@@ -130,23 +131,26 @@ impl Engine {
         Flow::Taken
     }
 
-    fn check_admin(&self, id: u32) -> Result<(), String> {
+    /// Whether the client may do what is for admins, called `what`.
+    pub(in crate::engine) fn check_admin(&self, id: u32, what: &str) -> Result<(), String> {
         let about = &self.clients[id as usize].about;
         let users = &self.options.users;
         if users.is_empty() {
             return match (self.options.admin, about.trusted) {
                 (true, true) => Ok(()),
-                (true, false) => Err("NOPERM RINGWAY SHARD is for admins, who connect over loopback or a unix socket \
-                                      while no [[user]] is configured"
-                    .to_owned()),
-                (false, _) => Err("NOPERM RINGWAY SHARD is for admins: [commands] admin = true makes local clients \
-                                   admins, [[user]] admin = true a user"
-                    .to_owned()),
+                (true, false) => Err(format!(
+                    "NOPERM {what} is for admins, who connect over loopback or a unix socket while no [[user]] is \
+                     configured"
+                )),
+                (false, _) => Err(format!(
+                    "NOPERM {what} is for admins: [commands] admin = true makes local clients admins, [[user]] admin = \
+                     true a user"
+                )),
             };
         }
         match users.iter().any(|user| user.admin && user.name == about.user) {
             true => Ok(()),
-            false => Err(format!("NOPERM RINGWAY SHARD is for admins: user '{}' has no admin = true", about.user)),
+            false => Err(format!("NOPERM {what} is for admins: user '{}' has no admin = true", about.user)),
         }
     }
 }

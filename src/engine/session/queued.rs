@@ -39,6 +39,8 @@ pub(in crate::engine) struct Multi {
     pub(in crate::engine) writes: bool,
     /// A command was refused: EXEC will be.
     pub(in crate::engine) spoiled: bool,
+    /// As they came, while somebody monitors.
+    pub(in crate::engine) shown: Vec<Vec<u8>>,
 }
 
 /// One command of a transaction; its bytes are a part of [`Multi::frames`].
@@ -126,6 +128,7 @@ impl Default for Multi {
             db: None,
             writes: false,
             spoiled: false,
+            shown: Vec::new(),
         }
     }
 }
@@ -218,6 +221,9 @@ impl Engine {
             }
             Plan::Refuse(refusal) => return self.refuse(id, refusal, args),
         };
+        if let Some(text) = self.busy_place(&place, &keys, request) {
+            return self.answer_error(id, text);
+        }
         let first = keys.first().copied().or(request.row.keys.single().map(|at| at as u32));
         let key = first.map_or(&[][..], |at| args.at(at as usize));
         let flow = self.enqueue(id, place, key, &keys, request);
@@ -226,6 +232,21 @@ impl Engine {
         }
         self.metrics.requests[request.id.0 as usize].inc();
         flow
+    }
+
+    /// The BUSY of a shard on which a command would run; what is always allowed is not refused.
+    fn busy_place(&self, place: &Place, keys: &[u32], request: &Request<'_>) -> Option<Vec<u8>> {
+        if request.row.flags.has(Flags::ALLOW_BUSY) {
+            return None;
+        }
+        match place {
+            Place::One(shard) | Place::Scan { shard, .. } => self.busy_text(*shard),
+            Place::Split(_) => {
+                keys.iter().find_map(|key| self.busy_text(self.topology.shard_of(request.args.at(*key as usize))))
+            }
+            Place::Every { .. } => (0..self.shards.len()).find_map(|index| self.busy_text(ShardId(index as u16))),
+            _ => self.busy_text(self.topology.home()),
+        }
     }
 
     /// The keys at `keys`, which are on several shards, cannot be.
@@ -248,6 +269,7 @@ impl Engine {
     ) -> Flow {
         let bytes_max = self.options.query_bytes_max;
         let shards = self.shards.len() as u16;
+        let writes = self.may_write(request.row, request.args);
         let session = self.clients[id as usize].session_mut();
         let watched = session.watch.map(|watch| watch.shard);
         let Some(multi) = &mut session.multi else { return Flow::Taken };
@@ -300,7 +322,7 @@ impl Engine {
             Place::Any | Place::Local(_) | Place::Pubsub(_) | Place::Error(_) => {}
         }
         multi.plain &= matches!(place, Place::Any | Place::One(_) | Place::Each);
-        multi.writes |= request.row.flags.has(Flags::WRITE) || request.row.flags.has(Flags::MAY_REPLICATE);
+        multi.writes |= writes;
         multi.steps.push(Step { bytes, place });
         self.answer(id, |reply| _ = reply.status("QUEUED"))
     }

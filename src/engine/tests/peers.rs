@@ -51,7 +51,7 @@ fn a_worker_that_takes_no_more_is_an_error_at_once() {
     let client = rig.client();
     rig.send(client, "CLIENT KILL ID 77");
     let (_, message) = rig.letters.pop().unwrap();
-    rig.engine.undelivered(&message);
+    rig.engine.undelivered(0, &message);
     let (_, message) = rig.letters.pop().unwrap();
     let Message::Ask { number, .. } = message else { panic!("{message:?}") };
     answer(&mut rig, number, b":1\r\n");
