@@ -136,7 +136,7 @@ pub struct Placement {
     /// The version of the rules that place slots. Default 1, the only one.
     pub version: u32,
     /// Colocate rules for well-known frameworks, by name, behind those of `[[colocate]]`:
-    /// `"bee-queue"`, `"bullmq"`, `"celery"`, `"rq"`, `"sidekiq"`. Default: none.
+    /// `"bee-queue"`, `"bullmq"`, `"celery"`, `"resque"`, `"rq"`, `"sidekiq"`, `"streaq"`. Default: none.
     pub presets: Vec<String>,
 }
 

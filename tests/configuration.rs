@@ -99,8 +99,8 @@ fn presets_are_rules_behind_those_of_the_file() {
     }
     wrong(
         "[placement]\npresets = [\"rq\", \"rails\"]",
-        "x.toml:5: placement.presets[1]: must be one of \"bee-queue\", \"bullmq\", \"celery\", \"rq\", \"sidekiq\", \
-         is \"rails\"",
+        "x.toml:5: placement.presets[1]: must be one of \"bee-queue\", \"bullmq\", \"celery\", \"resque\", \"rq\", \
+         \"sidekiq\", \"streaq\", is \"rails\"",
     );
     wrong(
         "[placement]\npresets = [\"rq\", \"rq\"]",

@@ -212,6 +212,8 @@ framework!(sidekiq, "sidekiq_driver.rb", Some("sidekiq"), false);
 framework!(arq, "arq_driver.py", None, false);
 framework!(dramatiq, "dramatiq_driver.py", None, false);
 framework!(huey, "huey_driver.py", None, false);
+framework!(node_resque, "node_resque_driver.mjs", Some("resque"), true);
+framework!(streaq, "streaq_driver.py", Some("streaq"), true);
 framework!(taskiq, "taskiq_driver.py", None, false);
 
 /// Libraries check their own answers.

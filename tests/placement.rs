@@ -182,7 +182,7 @@ fn rules_and_presets_give_the_tags_that_they_gave() {
         r"a\\*",
         "größe:{*}",
     ];
-    let keys: [&[u8]; 28] = [
+    let keys: [&[u8]; 30] = [
         b"rq:",
         b"rq:job:1",
         b"a-b-c",
@@ -210,6 +210,8 @@ fn rules_and_presets_give_the_tags_that_they_gave() {
         b"celery-taskset-meta-5",
         b"queue:default",
         b"queues",
+        b"resque:queue:x",
+        b"streaq:default:queues:low",
         b"stat:failed:2024",
     ];
     let shards = || shards(&[("a", 1), ("b", 1), ("c", 1)]);

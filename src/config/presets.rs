@@ -9,12 +9,14 @@ use serde::Deserialize;
 use super::Colocate;
 
 /// A preset's name, and its file.
-pub(super) const ALL: [(&str, &str); 5] = [
+pub(super) const ALL: [(&str, &str); 7] = [
     ("bee-queue", include_str!("../../config/presets/bee-queue.toml")),
     ("bullmq", include_str!("../../config/presets/bullmq.toml")),
     ("celery", include_str!("../../config/presets/celery.toml")),
+    ("resque", include_str!("../../config/presets/resque.toml")),
     ("rq", include_str!("../../config/presets/rq.toml")),
     ("sidekiq", include_str!("../../config/presets/sidekiq.toml")),
+    ("streaq", include_str!("../../config/presets/streaq.toml")),
 ];
 
 #[derive(Deserialize)]

@@ -1,5 +1,6 @@
 """Libraries for Python that keep their state in Redis: locks, limits, caches, sessions, schedulers."""
 
+import asyncio
 import subprocess
 import sys
 import threading
@@ -11,7 +12,7 @@ from limits import RateLimitItemPerHour
 from limits.storage import storage_from_string
 from limits.strategies import FixedWindowRateLimiter, MovingWindowRateLimiter, SlidingWindowCounterRateLimiter
 
-from record import URL, connection, same
+from record import PORT, URL, connection, same
 
 checks = 0
 
@@ -104,6 +105,83 @@ for user in range(10):
     session["user"] = user
     session.save()
     check(SessionStore(session.session_key)["user"], user)
+
+# dogpile.cache: a value is made once, whoever asks.
+from dogpile.cache import make_region  # noqa: E402
+
+region = make_region().configure(
+    "dogpile.cache.redis", arguments={"url": URL, "distributed_lock": True, "thread_local_lock": False})
+made = []
+region_threads = [
+    threading.Thread(target=lambda: region.get_or_create("dogpile:value", lambda: made.append(1) or time.sleep(0.1) or 7))
+    for _ in range(8)
+]
+[thread.start() for thread in region_threads]
+[thread.join() for thread in region_threads]
+check((made, region.get("dogpile:value")), ([1], 7))
+region.set_multi({f"dogpile:{n}": n for n in range(50)})
+check(region.get_multi([f"dogpile:{n}" for n in range(50)]), list(range(50)))
+
+# APScheduler with its jobs in Redis.
+from apscheduler.jobstores.redis import RedisJobStore  # noqa: E402
+from apscheduler.schedulers.background import BackgroundScheduler  # noqa: E402
+
+
+def tick(number):
+    connection.incr(f"library:tick:{number}")
+
+
+scheduler = BackgroundScheduler(jobstores={"default": RedisJobStore(port=PORT)})
+scheduler.start()
+for n in range(20):
+    scheduler.add_job(tick, "date", args=[n])
+while connection.exists(*[f"library:tick:{n}" for n in range(20)]) < 20:
+    time.sleep(0.01)
+scheduler.shutdown()
+check(connection.mget([f"library:tick:{n}" for n in range(20)]), [b"1"] * 20)
+
+# Flask's sessions.
+import flask  # noqa: E402
+from flask_session import Session  # noqa: E402
+
+app = flask.Flask("library")
+app.config.update(SESSION_TYPE="redis", SESSION_REDIS=connection)
+Session(app)
+
+
+@app.route("/")
+def views():
+    flask.session["views"] = flask.session.get("views", 0) + 1
+    return str(flask.session["views"])
+
+
+for user in range(5):
+    with app.test_client() as browser:
+        check([browser.get("/").text for _ in range(3)], ["1", "2", "3"])
+
+# Django Channels: messages to single consumers and to groups.
+from channels_redis.core import RedisChannelLayer  # noqa: E402
+from channels_redis.pubsub import RedisPubSubChannelLayer  # noqa: E402
+
+
+async def channels(layer):
+    names = [await layer.new_channel() for _ in range(5)]
+    for name in names:
+        await layer.group_add("room", name)
+    await layer.group_send("room", {"type": "hello"})
+    check([await layer.receive(name) for name in names], [{"type": "hello"}] * 5)
+    for n in range(20):
+        await layer.send(names[0], {"type": "n", "n": n})
+    check([(await layer.receive(names[0]))["n"] for _ in range(20)], list(range(20)))
+    await layer.group_discard("room", names[0])
+
+
+async def both():
+    await channels(RedisPubSubChannelLayer(hosts=[URL]))
+    await channels(RedisChannelLayer(hosts=[URL]))
+
+
+asyncio.run(both())
 
 # Streams with a group of consumers.
 connection.xgroup_create("library:stream", "group", id="0", mkstream=True)

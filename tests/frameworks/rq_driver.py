@@ -1,10 +1,11 @@
-"""RQ: two workers, two queues, results, jobs that depend on others, scheduled jobs."""
+"""RQ and rq-scheduler: two workers, two queues, results, jobs that depend on others, scheduled jobs."""
 
 import datetime
 import sys
 import time
 
 from rq import Queue, SimpleWorker, Worker
+from rq_scheduler import Scheduler
 
 from record import JOBS, connection, executed, same, until_executed, workers
 
@@ -15,6 +16,9 @@ def job(number):
 
 
 if __name__ == "__main__":
+    if sys.argv[1:] == ["scheduler"]:
+        Scheduler(connection=connection, interval=1).run()
+        sys.exit()
     if len(sys.argv) > 1:
         # One forks for each job, as RQ does by default; one does not.
         kind = {"fork": Worker, "simple": SimpleWorker}[sys.argv[1]]
@@ -23,7 +27,8 @@ if __name__ == "__main__":
     default, high = Queue(connection=connection), Queue("high", connection=connection)
     import rq_driver
 
-    commands = [[sys.executable, __file__, "simple"], [sys.executable, __file__, "fork"]]
+    commands = [[sys.executable, __file__, kind] for kind in ("simple", "fork", "scheduler")]
+    scheduler = Scheduler(connection=connection)
     with workers(*commands):
         jobs = []
         for n in range(JOBS):
@@ -32,6 +37,8 @@ if __name__ == "__main__":
                 jobs.append(queue.enqueue(rq_driver.job, n, depends_on=[jobs[-1], jobs[-2]]))
             elif n % 50 == 10:
                 jobs.append(queue.enqueue_in(datetime.timedelta(seconds=1), rq_driver.job, n))
+            elif n % 50 == 12:
+                jobs.append(scheduler.enqueue_in(datetime.timedelta(seconds=1), rq_driver.job, n))
             else:
                 jobs.append(queue.enqueue(rq_driver.job, n))
         until_executed()
