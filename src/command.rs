@@ -7,7 +7,10 @@
 
 mod keys;
 mod names;
+mod straight;
 mod table;
+
+pub use straight::{OneKey, one_key};
 
 /// Index of a row: commands and subcommands share one numbering.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

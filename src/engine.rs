@@ -9,6 +9,7 @@
 //! received, and writes what lies in the `out` of everything that was marked dirty. News for the
 //! driver (connect, close) are [`Order`]s. Everything below is one thread's; nothing here blocks.
 
+mod busy;
 mod client;
 mod clock;
 mod conn;
@@ -28,6 +29,8 @@ mod reply;
 mod request;
 mod scripts;
 mod session;
+mod straight;
+mod tally;
 mod tracking;
 mod waiting;
 
@@ -43,12 +46,15 @@ pub use out::Out;
 pub use peers::Message;
 pub use pubsub::{Board, OutputLimits};
 
+use crate::advice::Tallies;
 use crate::command::{self, Class};
 use crate::metrics::{Labels, WorkerMetrics};
 use crate::resp::{Limits, Proto, Span};
 use crate::topology::{ShardId, Topology};
+use busy::Probe;
 use client::{Client, End, Park};
 use conn::{Conn, Link, Use};
+use gather::Renames;
 use local::{Advice, Pause};
 use lookup::Lookups;
 use monitor::Monitors;
@@ -57,6 +63,7 @@ use peers::Peers;
 use pubsub::Hub;
 use scripts::Scripts;
 use session::{Queued, Reserve};
+use tally::Tally;
 use tracking::Tracked;
 use waiting::Waiting;
 
@@ -120,6 +127,8 @@ pub struct Options {
     pub epoch: u64,
     /// This worker's number, of `facts.threads`.
     pub worker: u16,
+    /// Where the workers leave what they have counted of keys on several shards.
+    pub tallies: Arc<Tallies>,
     /// What the clients of all workers are subscribed to; none when there is one worker.
     pub board: Option<Arc<Board>>,
     /// How the proxy names itself in INFO.
@@ -155,6 +164,7 @@ impl Default for Options {
             databases: 16,
             epoch: 0,
             worker: 0,
+            tallies: Arc::new(Tallies::new(1, Vec::new())),
             board: None,
             facts: Facts::default(),
         }
@@ -247,6 +257,8 @@ struct ShardState {
     reserve: Reserve,
     /// What the server calls its version, once it was asked.
     version: Option<String>,
+    /// Whether a script keeps it busy.
+    probe: Probe,
     /// It calls itself Valkey, which counts its versions apart from Redis'.
     is_valkey: bool,
 }
@@ -256,6 +268,7 @@ pub struct Engine {
     options: Options,
     topology: Arc<Topology>,
     metrics: Arc<WorkerMetrics>,
+    tally: Tally,
     /// Microseconds of the driver's clock.
     now: u64,
     generation: u32,
@@ -284,6 +297,7 @@ pub struct Engine {
     transactions: VecDeque<Queued>,
     /// Commands whose keys were brought together so far.
     gathers: u64,
+    renames: Renames,
     lookups: Lookups,
     scripts: Scripts,
     peers: Peers,
@@ -321,6 +335,7 @@ impl Engine {
             options,
             topology,
             metrics,
+            tally: Tally::default(),
             now: 0,
             generation: 0,
             clients: Slab::new(),
@@ -340,6 +355,7 @@ impl Engine {
             held: Vec::new(),
             transactions: VecDeque::new(),
             gathers: 0,
+            renames: Renames::new(),
             lookups: Lookups::default(),
             scripts: Scripts::default(),
             peers: Peers::default(),
@@ -357,6 +373,7 @@ impl Engine {
 
     /// Says what time it is; it never goes back.
     pub fn set_now(&mut self, now: u64) {
+        self.tally.set_now(now, &self.metrics);
         self.now = now;
     }
 
@@ -491,11 +508,13 @@ impl Engine {
 
     /// Connections and clients with something to write, each once.
     pub fn take_dirty(&mut self, conns: &mut Vec<u32>, clients: &mut Vec<u32>) {
+        self.tally.settle(&self.metrics);
         conns.append(&mut self.dirty_conns);
         clients.append(&mut self.dirty_clients);
         for id in conns.iter() {
             if let Some(conn) = self.conns.get_mut(*id as usize) {
                 conn.dirty = false;
+                self.metrics.backends[conn.shard.0 as usize].requests.add(mem::take(&mut conn.asked));
             }
         }
         for id in clients.iter() {
@@ -517,10 +536,10 @@ impl Engine {
         !self.orders.is_empty() || !self.resume.is_empty()
     }
 
-    /// Clients, and elements that have to be put back for some that are gone.
+    /// Clients, and what is to be finished for some that are gone: elements put back, keys renamed.
     #[must_use]
     pub fn clients_left(&self) -> usize {
-        self.clients.len() + self.unsettled()
+        self.clients.len() + self.unsettled() + self.renames.len()
     }
 
     /// No client is listened to any more; each is closed when it has got what it asked for.
@@ -579,7 +598,7 @@ impl Engine {
             state.others.get(&(proto, db)).copied().unwrap_or(NONE)
         };
         if known != NONE {
-            return if self.conns[known as usize].link == Link::Down { NONE } else { known };
+            return if self.conns[known as usize].link.is_shut() { NONE } else { known };
         }
         self.shared_new(shard, proto, db)
     }
@@ -607,6 +626,13 @@ impl Engine {
         id
     }
 
+    /// Forgets a connection; says whose it was.
+    fn conn_over(&mut self, id: u32) -> ShardId {
+        let conn = self.conns.remove(id as usize);
+        self.metrics.backends[conn.shard.0 as usize].requests.add(conn.asked);
+        conn.shard
+    }
+
     #[inline]
     fn mark_conn(&mut self, id: u32) {
         let conn = &mut self.conns[id as usize];
@@ -629,7 +655,7 @@ impl Engine {
         let conn = &mut self.conns[id as usize];
         let room = conn.out.len() * 2 <= self.options.backend_buffer_bytes_max
             && conn.fifo.len() * 2 <= self.options.backend_inflight_max;
-        if room || conn.link == Link::Down {
+        if room || conn.link.is_shut() {
             self.resume.append(&mut conn.waiters);
         }
     }
@@ -652,6 +678,7 @@ impl ShardState {
             leases: 0,
             reserve: Reserve::default(),
             version: None,
+            probe: Probe::default(),
             is_valkey: false,
         }
     }

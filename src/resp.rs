@@ -6,12 +6,14 @@
 mod args;
 mod build;
 mod inline;
+mod plain;
 mod reply;
 mod request;
 
 pub use args::{Args, Span};
 pub use build::{Proto, Reply, request};
 pub use inline::split as split_inline;
+pub use plain::{Plain, plain_reply};
 pub use reply::{ReplyError, ReplyScanner, Scanned, elements};
 pub use request::{Limits, ProtocolError, RequestScanner, Scan};
 

@@ -197,7 +197,7 @@ impl Topology {
     #[must_use]
     pub fn shard_of(&self, key: &[u8]) -> ShardId {
         match &self.placement {
-            Placement::Plain(table) => table[slot(braces(key).unwrap_or(key)).0 as usize],
+            Placement::Plain(table) if !has_brace(key) => table[slot(key).0 as usize],
             _ => self.locate(key).shard,
         }
     }
@@ -235,6 +235,7 @@ impl Topology {
 
     /// Where `key` lives, and why.
     #[must_use]
+    #[inline(never)]
     pub fn locate<'a>(&'a self, key: &'a [u8]) -> Location<'a> {
         let (tag, why, pinned) = self.tag(key);
         let (slot, shard) = match &self.placement {
@@ -247,6 +248,23 @@ impl Topology {
             Placement::Twemproxy { hash, distribution, .. } => (None, distribution.shard(hash.of(tag))),
         };
         Location { tag, slot, shard, why }
+    }
+
+    /// Whether all keys are on one shard because there is no other.
+    #[must_use]
+    pub fn is_alone(&self) -> bool {
+        self.shards.len() == 1
+    }
+
+    /// Whether two keys stay on one shard, whatever shards there will be: they have one tag, or rules pin
+    /// both there.
+    #[must_use]
+    pub fn together(&self, one: &[u8], other: &[u8]) -> bool {
+        match (self.tag(one), self.tag(other)) {
+            ((_, _, Some(one)), (_, _, Some(other))) => one == other,
+            ((one, _, None), (other, _, None)) => one == other,
+            _ => false,
+        }
     }
 
     /// The bytes of `key` that are hashed: its own tag, else the first rule's that matches.

@@ -10,6 +10,7 @@ use std::mem;
 
 use bytes::Bytes;
 
+use super::Options;
 use super::inbox::Inbox;
 use super::merge::Merge;
 use super::out::{LARGE_BYTES, Out, Pool};
@@ -54,6 +55,14 @@ pub(super) enum State {
     Held(Box<Bytes>),
     /// Several parts make the answer.
     Merge(Box<Merge>),
+}
+
+/// Whether an answer was next in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    Next,
+    /// It waits for those before it: nothing has changed for anybody.
+    Later,
 }
 
 /// Why a client's next request is not looked at.
@@ -135,6 +144,10 @@ pub struct About {
     pub no_touch: bool,
 }
 
+/// What a reply is taken to measure before one was seen: a client that asks for a thousand large
+/// values with its first breath gets some of them first.
+const UNKNOWN_REPLY_BYTES: u32 = 8 * 1024;
+
 impl Client {
     pub(super) fn new(generation: u32, about: About) -> Self {
         Self {
@@ -144,7 +157,7 @@ impl Client {
             out: Out::default(),
             stash: Vec::new(),
             stashed: 0,
-            reply_bytes: 0,
+            reply_bytes: UNKNOWN_REPLY_BYTES,
             inbox: Inbox::default(),
             scanner: RequestScanner::default(),
             proto: Proto::Resp2,
@@ -233,13 +246,13 @@ impl Client {
 
     /// Puts the answer of slot `seq` where it belongs: out, if it is next in order, else aside.
     #[inline(always)]
-    pub(super) fn settle(&mut self, seq: u32, answer: Answer<'_>, pool: &mut Pool) {
+    pub(super) fn settle(&mut self, seq: u32, answer: Answer<'_>, pool: &mut Pool) -> Turn {
         let index = seq.wrapping_sub(self.head_seq) as usize;
         let len = answer.bytes().len();
         self.reply_bytes = (self.reply_bytes - self.reply_bytes / 8).saturating_add((len / 8) as u32);
         if index == 0 {
             self.out.equip(pool);
-            let Some(slot) = self.slots.pop_front() else { return };
+            let Some(slot) = self.slots.pop_front() else { return Turn::Later };
             if !slot.mute {
                 match answer {
                     Answer::Copied(bytes) => self.out.push(bytes),
@@ -254,10 +267,10 @@ impl Client {
             if self.stashed > 0 {
                 self.unstash();
             }
-            return;
+            return Turn::Next;
         }
-        let Some(slot) = self.slots.get_mut(index) else { return };
-        slot.state = match answer {
+        let Some(slot) = self.slots.get_mut(index) else { return Turn::Later };
+        let state = match answer {
             Answer::Copied(bytes) => {
                 if self.stash.capacity() == 0 {
                     self.stash = pool.take();
@@ -268,28 +281,47 @@ impl Client {
             }
             Answer::Owned(bytes) => State::Held(Box::new(bytes)),
         };
+        let old = mem::replace(&mut slot.state, state);
+        if matches!(old, State::Wait) {
+            mem::forget(old);
+        }
         self.stashed += 1;
+        Turn::Later
+    }
+
+    /// Whether the client, which waits for earlier replies, may go on now that the oldest slots were
+    /// answered.
+    #[inline]
+    pub(super) fn may_go_on(&mut self) -> bool {
+        if self.exclusive && self.slots.is_empty() {
+            self.exclusive = false;
+            if let Some(session) = &mut self.session {
+                session.blocked = super::NONE;
+            }
+        }
+        match self.park {
+            Park::No | Park::Held | Park::Room => false,
+            Park::Empty => self.slots.is_empty(),
+            Park::Window => true,
+        }
     }
 
     /// Moves out every answer that is next in order.
     #[inline(never)]
     fn unstash(&mut self) {
         while let Some(slot) = self.slots.front_mut() {
-            match mem::replace(&mut slot.state, State::Wait) {
+            match &mut slot.state {
                 State::Stashed { start, len } => {
                     if !slot.mute {
-                        self.out.push(&self.stash[start as usize..][..len as usize]);
+                        self.out.push(&self.stash[*start as usize..][..*len as usize]);
                     }
                 }
                 State::Held(bytes) => {
                     if !slot.mute {
-                        self.out.hand_over(*bytes);
+                        self.out.hand_over(mem::take(bytes));
                     }
                 }
-                other => {
-                    slot.state = other;
-                    break;
-                }
+                State::Wait | State::Merge(_) => break,
             }
             self.slots.pop_front();
             self.head_seq = self.head_seq.wrapping_add(1);
@@ -322,6 +354,15 @@ impl Client {
     #[inline]
     pub(super) fn undelivered(&self) -> usize {
         self.out.len() + self.stash.len() + self.slots.len() * self.reply_bytes as usize
+    }
+
+    /// How many requests a client that need not wait may surely make before that is asked again.
+    #[inline]
+    pub(super) fn room(&self, options: &Options) -> usize {
+        const MANY: usize = 64;
+        let fits = self.slots.len() + MANY <= options.client_inflight_max
+            && self.undelivered() + MANY * self.reply_bytes as usize <= options.client_output_bytes_max;
+        if fits { MANY } else { 1 }
     }
 
     /// Bytes that this client makes the proxy hold.

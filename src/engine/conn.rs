@@ -2,6 +2,7 @@
 
 use std::collections::{HashSet, VecDeque};
 
+use super::Options;
 use super::inbox::Inbox;
 use super::out::Out;
 use super::scripts::Sha;
@@ -18,9 +19,11 @@ pub(super) const ENGINE: u32 = u32::MAX - 2;
 pub(super) const TRANSACTION: u32 = u32::MAX - 3;
 /// Replies to what is asked for clients that wait; the tag's `seq` says what it was.
 pub(super) const WAITER: u32 = u32::MAX - 4;
-/// Replies that a client of another worker waits for; the tag's `seq` says which one. The lowest of
-/// these: whatever is below is a client.
+/// Replies that a client of another worker waits for; the tag's `seq` says which one.
 pub(super) const PEER: u32 = u32::MAX - 5;
+/// Replies to what moves a key to another shard; the tag's `seq` says which one. The lowest of these:
+/// whatever is below is a client.
+pub(super) const MOVER: u32 = u32::MAX - 6;
 
 /// Whose reply comes next.
 #[derive(Clone, Copy, Debug)]
@@ -55,6 +58,8 @@ pub(super) enum Use {
     Private { client: u32, busy: bool },
     /// Told of changes of what one client reads elsewhere.
     Sink { client: u32 },
+    /// Asks whether the server is busy.
+    Probe,
 }
 
 /// Who holds a connection that only transactions use.
@@ -71,11 +76,28 @@ pub(super) enum Hold {
 pub(super) enum Link {
     /// No socket; the last attempt failed or none was made. Requests are refused.
     Down,
+    /// A script runs on it and the server says BUSY: requests are refused with that.
+    Busy,
     /// On its way, and nothing speaks against it: requests wait.
     Connecting,
     /// The socket is there; the greeting's replies are awaited.
     Greeting,
     Up,
+    /// A script has run on it for a while: nothing more is written, and the server is asked elsewhere.
+    Stalled,
+}
+
+impl Link {
+    /// Requests are refused at once.
+    #[inline]
+    pub(super) fn is_shut(self) -> bool {
+        matches!(self, Self::Down | Self::Busy)
+    }
+
+    /// The socket is there and was greeted.
+    pub(super) fn is_up(self) -> bool {
+        matches!(self, Self::Up | Self::Stalled | Self::Busy)
+    }
 }
 
 #[derive(Debug)]
@@ -90,6 +112,8 @@ pub(super) struct Conn {
     pub(super) greeting: Out,
     pub(super) greetings_left: u32,
     pub(super) fifo: VecDeque<Tag>,
+    /// Requests that were queued and are not counted yet.
+    pub(super) asked: u64,
     pub(super) inbox: Inbox,
     pub(super) scanner: ReplyScanner,
     pub(super) dirty: bool,
@@ -125,6 +149,7 @@ impl Conn {
             greeting: Out::default(),
             greetings_left: 0,
             fifo: VecDeque::new(),
+            asked: 0,
             inbox: Inbox::default(),
             scanner: ReplyScanner::default(),
             dirty: false,
@@ -143,7 +168,26 @@ impl Conn {
     /// There is a socket.
     #[inline]
     pub(super) fn is_linked(&self) -> bool {
+        self.link == Link::Greeting || self.link.is_up()
+    }
+
+    /// Replies that come are anybody's: there is a socket, and nothing special about it.
+    #[inline]
+    pub(super) fn is_open(&self) -> bool {
         matches!(self.link, Link::Up | Link::Greeting)
+    }
+
+    /// The next request is answered to this slot; its bytes must be queued right behind.
+    #[inline(always)]
+    pub(super) fn expect(&mut self, client: u32, generation: u32, seq: u32, part: u16, slow: bool, now: u64) {
+        self.asked += 1;
+        self.fifo.push_back(Tag { client, generation, seq, part, slow, at: now, offset: self.out.end() });
+    }
+
+    /// It takes no further request for now.
+    #[inline]
+    pub(super) fn is_full(&self, options: &Options) -> bool {
+        self.out.len() > options.backend_buffer_bytes_max || self.fifo.len() >= options.backend_inflight_max
     }
 
     /// What may be written now.
@@ -151,7 +195,7 @@ impl Conn {
         match self.link {
             Link::Up => Some(&mut self.out),
             Link::Greeting => Some(&mut self.greeting),
-            Link::Down | Link::Connecting => None,
+            Link::Down | Link::Connecting | Link::Stalled | Link::Busy => None,
         }
     }
 }

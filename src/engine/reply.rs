@@ -3,12 +3,14 @@
 
 use std::mem;
 
-use super::client::{Answer, Park, State};
-use super::conn::{Conn, ENGINE, GREETING, PEER, Tag, Use, WAITER};
+use super::busy::PROBE;
+use super::client::{Answer, State, Turn};
+use super::conn::{Conn, ENGINE, GREETING, MOVER, PEER, Tag, Use, WAITER};
 use super::merge::{Finish, Merge, Need};
 use super::out::LARGE_BYTES;
 use super::proxy::Proxy;
 use super::{Engine, NONE, TOLD_MAX, failure};
+use crate::command::Class;
 use crate::resp::{Proto, ReplyError, ReplyScanner, Scanned};
 use crate::topology::ShardId;
 
@@ -58,7 +60,7 @@ impl Engine {
                     let answer = Answer::Owned(inbox.take(len));
                     self.reply(id, answer);
                     // What follows on a connection that is over is nobody's, and no other's either.
-                    if !self.conns.get(id as usize).is_some_and(Conn::is_linked) {
+                    if !self.conns.get(id as usize).is_some_and(Conn::is_open) && self.is_over(id) {
                         return;
                     }
                     if inbox.is_empty() {
@@ -84,13 +86,20 @@ impl Engine {
         let mut scanner = mem::take(&mut self.conns[id as usize].scanner);
         let mut used = 0;
         while used < bytes.len() {
+            if scanner.is_idle() {
+                let taken = self.straight_replies(id, &bytes[used..]);
+                if taken > 0 {
+                    used += taken;
+                    continue;
+                }
+            }
             match scanner.scan(&bytes[used..])? {
                 Scanned::Frame { len } if boxed && len >= LARGE_BYTES => return Ok((used, 0)),
                 Scanned::Frame { len } => {
                     self.reply(id, Answer::Copied(&bytes[used..used + len]));
                     used += len;
                     // What follows a broken connection's last reply is nobody's.
-                    if !self.conns.get(id as usize).is_some_and(Conn::is_linked) {
+                    if !self.conns.get(id as usize).is_some_and(Conn::is_open) && self.is_over(id) {
                         return Ok((bytes.len(), 1));
                     }
                 }
@@ -104,7 +113,6 @@ impl Engine {
     }
 
     /// One whole reply.
-    #[inline(always)]
     fn reply(&mut self, id: u32, answer: Answer<'_>) {
         let conn = &mut self.conns[id as usize];
         if answer.bytes().first() == Some(&b'>') {
@@ -125,15 +133,16 @@ impl Engine {
         if tag.client == GREETING {
             return self.greeted(id, answer.bytes());
         }
-        let backend = &self.metrics.backends[conn.shard.0 as usize];
-        backend.duration.observe_us(self.now - tag.at);
+        self.tally.backend(conn.shard, tag.at, &self.metrics);
         let waited_for = !conn.waiters.is_empty();
         let leased = conn.purpose != Use::Shared && conn.fifo.is_empty();
+        let shard = conn.shard;
         match tag.client {
-            client if client < PEER => self.complete(tag, answer),
-            ENGINE => self.looked_up(tag.seq, answer.bytes()),
+            client if client < MOVER => self.complete(tag, answer),
+            ENGINE => self.told_engine(tag, shard, answer.bytes()),
             WAITER => self.heard(tag.seq, tag.part, answer.bytes()),
             PEER => self.owed_answered(tag.seq, answer.bytes()),
+            MOVER => self.moved(tag.seq, tag.part, answer.bytes()),
             _ => {}
         }
         if waited_for {
@@ -142,6 +151,26 @@ impl Engine {
         if leased {
             self.lease_answered(id);
         }
+    }
+
+    /// A reply came on a connection that is not simply open: whether that was its last one.
+    #[cold]
+    fn is_over(&mut self, id: u32) -> bool {
+        match self.conns.get(id as usize) {
+            Some(conn) if conn.is_linked() => {
+                // What the server was busy with has ended.
+                let shard = conn.shard;
+                self.not_busy(shard);
+                false
+            }
+            _ => true,
+        }
+    }
+
+    /// The answer to one of the engine's own questions, or the error that stands for it.
+    #[cold]
+    pub(super) fn told_engine(&mut self, tag: Tag, shard: ShardId, reply: &[u8]) {
+        if tag.part == PROBE { self.probed(shard, reply) } else { self.looked_up(tag.seq, reply) }
     }
 
     /// Nobody waits for this: it is a message, or the connection is not to be trusted.
@@ -155,7 +184,6 @@ impl Engine {
     }
 
     /// Gives a part of an answer to its slot; a client that is gone gets nothing.
-    #[inline]
     pub(super) fn complete(&mut self, tag: Tag, answer: Answer<'_>) {
         let Some(client) = self.clients.get_mut(tag.client as usize) else { return };
         if client.generation != tag.generation {
@@ -165,7 +193,7 @@ impl Engine {
         match &mut slot.state {
             State::Wait => {
                 let (class, at) = (slot.class, slot.at);
-                self.settle(tag.client, tag.seq, answer, class as usize, at);
+                self.settle(tag.client, tag.seq, answer, class, at);
             }
             State::Merge(merge) => {
                 if merge.add(tag.part, &answer)
@@ -224,7 +252,7 @@ impl Engine {
     pub(super) fn finish_with(&mut self, id: u32, seq: u32, bytes: &[u8]) {
         let Some(slot) = self.clients[id as usize].slot(seq) else { return };
         let (class, at) = (slot.class, slot.at);
-        self.settle(id, seq, Answer::Copied(bytes), class as usize, at);
+        self.settle(id, seq, Answer::Copied(bytes), class, at);
     }
 
     /// The next step of an answer that takes several: the same slot waits on. Who cannot be asked is
@@ -261,24 +289,17 @@ impl Engine {
     }
 
     /// A slot has its whole answer.
-    #[inline(always)]
-    fn settle(&mut self, id: u32, seq: u32, answer: Answer<'_>, class: usize, at: u64) {
-        self.metrics.durations[class].observe_us(self.now - at);
+    fn settle(&mut self, id: u32, seq: u32, answer: Answer<'_>, class: Class, at: u64) {
+        self.tally.class(class, at, &self.metrics);
         if answer.bytes().first() == Some(&b'-') {
             self.metrics.errors[failure::kind(answer.bytes())].inc();
         }
         let Some(client) = self.clients.get_mut(id as usize) else { return };
-        client.settle(seq, answer, &mut self.pool);
-        if client.exclusive && client.slots.is_empty() {
-            client.exclusive = false;
-            if let Some(session) = &mut client.session {
-                session.blocked = NONE;
-            }
+        if client.settle(seq, answer, &mut self.pool) == Turn::Later {
+            return;
         }
-        match client.park {
-            Park::No | Park::Held | Park::Room => {}
-            Park::Empty if !client.slots.is_empty() => {}
-            Park::Empty | Park::Window => self.resume.push((id, client.generation)),
+        if client.may_go_on() {
+            self.resume.push((id, client.generation));
         }
         if client.out.is_empty() {
             self.close_if_finished(id);

@@ -5,10 +5,10 @@ use std::mem;
 use bytes::Bytes;
 
 use super::client::{End, Park, State};
-use super::conn::Tag;
 use super::merge::{self, Kind, Merge};
 use super::out::LARGE_BYTES;
 use super::{CROSS_REFUSED, Engine, NONE, Order, failure};
+use crate::advice::Outcome;
 use crate::command::{Class, Command, CommandId, Every, Flags, Split};
 use crate::resp::{Args, Proto, ProtocolError, Reply, RequestScanner, Scan, Span, integer, request, split_inline};
 use crate::route::{self, Plan, Refusal, Rules};
@@ -145,6 +145,16 @@ impl Engine {
                 client.park = park;
                 break Stop::Parked;
             }
+            if scanner.is_idle() {
+                match self.straight_requests(id, &bytes[used..]) {
+                    0 if used == bytes.len() => break Stop::Partial { need: 1 },
+                    0 => {}
+                    taken => {
+                        used += taken;
+                        continue;
+                    }
+                }
+            }
             let rest = &bytes[used..];
             let authenticated = self.clients[id as usize].is_authenticated();
             let (len, flow) = match scanner.scan(rest, &limits, authenticated, &mut spans) {
@@ -250,7 +260,7 @@ impl Engine {
         {
             return flow;
         }
-        let rules = Rules { keyless_scripts: self.options.keyless_scripts, gather: self.options.gather };
+        let rules = self.rules(true);
         let mut keys = mem::take(&mut self.keys);
         let flow = match route::plan(command, row, args, &self.topology, rules, &mut keys) {
             Plan::One(shard) => self.forward(id, shard, &request),
@@ -261,34 +271,52 @@ impl Engine {
             Plan::Local(local) => self.local(id, local, &request),
             Plan::Session(session) => self.session(id, session, &keys, &request),
             Plan::Refuse(refusal) => self.refuse(id, refusal, args),
+            Plan::Apart => self.alone(id, &mut keys, &request),
         };
         self.keys = keys;
         if flow == Flow::Taken {
-            self.metrics.requests[command.0 as usize].inc();
+            self.tally.request(command, &self.metrics);
         }
         flow
     }
 
-    /// Sends the request to one shard as it is.
+    /// A request whose keys are on one shard because there is no other.
+    #[cold]
+    fn alone(&mut self, id: u32, keys: &mut Vec<u32>, request: &Request<'_>) -> Flow {
+        let flow = match route::plan(request.id, request.row, request.args, &self.topology, self.rules(false), keys) {
+            Plan::Script(shard) => self.script(id, shard, request),
+            Plan::Session(session) => self.session(id, session, keys, request),
+            _ => self.forward(id, self.topology.home(), request),
+        };
+        if flow == Flow::Taken {
+            self.advise_ahead(request, self.rules(true));
+        }
+        flow
+    }
+
+    /// How requests are planned; whether those are told whose keys a second shard would part.
     #[inline(always)]
+    pub(super) fn rules(&self, apart: bool) -> Rules {
+        Rules { keyless_scripts: self.options.keyless_scripts, gather: self.options.gather, apart }
+    }
+
+    /// Sends the request to one shard as it is.
     pub(super) fn forward(&mut self, id: u32, shard: ShardId, request: &Request<'_>) -> Flow {
         let conn = self.conn_to(id, shard);
         if conn == NONE {
-            return self.answer_down(id, shard, request.row.class());
+            return self.unreachable(id, shard, request);
         }
         if self.is_full(conn) {
             return self.wait_for(id, conn);
         }
         let client = &mut self.clients[id as usize];
         let seq = client.open(State::Wait, request.row.class(), self.now);
-        let generation = client.generation;
-        self.queue_on(conn, id, generation, seq, 0, request);
+        self.send(conn, id, seq, 0, request);
         Flow::Taken
     }
 
     /// The connection on which the client's requests to `shard` travel, all of them, so that they keep
     /// their order: the lease that watches keys there, or the shared one. [`NONE`]: not connected.
-    #[inline(always)]
     pub(super) fn conn_to(&mut self, id: u32, shard: ShardId) -> u32 {
         let client = &self.clients[id as usize];
         match &client.session {
@@ -299,35 +327,20 @@ impl Engine {
 
     /// Queues the request's bytes on a connection; the reply is part `part` of the client's slot `seq`.
     pub(super) fn send(&mut self, conn: u32, client: u32, seq: u32, part: u16, request: &Request<'_>) {
-        let generation = self.clients.get(client as usize).map_or(0, |client| client.generation);
-        self.queue_on(conn, client, generation, seq, part, request);
-    }
-
-    #[inline(always)]
-    fn queue_on(&mut self, id: u32, client: u32, generation: u32, seq: u32, part: u16, request: &Request<'_>) {
-        let slow = request.row.flags.has(Flags::NO_MANDATORY_KEYS) && request.row.class() == Class::Write;
-        let conn = &mut self.conns[id as usize];
-        self.metrics.backends[conn.shard.0 as usize].requests.inc();
-        conn.fifo.push_back(Tag { client, generation, seq, part, slow, at: self.now, offset: conn.out.end() });
+        let slow = request.row.flags.has(Flags::NO_MANDATORY_KEYS);
+        self.expect(conn, client, seq, part, slow);
+        let out = &mut self.conns[conn as usize].out;
         match request.owned {
-            Some(bytes) => conn.out.hand_over(bytes.clone()),
-            None => conn.out.push(request.frame),
-        }
-        if !conn.dirty {
-            conn.dirty = true;
-            self.dirty_conns.push(id);
+            Some(bytes) => out.hand_over(bytes.clone()),
+            None => out.push(request.frame),
         }
     }
 
     /// The next request on `conn` is answered to this slot; its bytes must be queued right behind.
     pub(super) fn expect(&mut self, conn: u32, client: u32, seq: u32, part: u16, slow: bool) {
         let generation = self.clients.get(client as usize).map_or(0, |client| client.generation);
-        let now = self.now;
-        let id = conn;
-        let conn = &mut self.conns[id as usize];
-        self.metrics.backends[conn.shard.0 as usize].requests.inc();
-        conn.fifo.push_back(Tag { client, generation, seq, part, slow, at: now, offset: conn.out.end() });
-        self.mark_conn(id);
+        self.conns[conn as usize].expect(client, generation, seq, part, slow, self.now);
+        self.mark_conn(conn);
     }
 
     /// One part per shard: `keys` are the positions of the keys.
@@ -499,10 +512,8 @@ impl Engine {
         ((full || half) && !idle).then_some(Park::Window)
     }
 
-    #[inline]
     pub(super) fn is_full(&self, conn: u32) -> bool {
-        let conn = &self.conns[conn as usize];
-        conn.out.len() > self.options.backend_buffer_bytes_max || conn.fifo.len() >= self.options.backend_inflight_max
+        self.conns[conn as usize].is_full(&self.options)
     }
 
     /// The client goes on when there is room on `conn`.
@@ -536,6 +547,9 @@ impl Engine {
 
     #[cold]
     pub(super) fn answer_down(&mut self, id: u32, shard: ShardId, class: Class) -> Flow {
+        if let Some(text) = self.busy_text(shard) {
+            return self.answer_error(id, text);
+        }
         let text = self.down_text(shard);
         self.metrics.durations[class as usize].observe_us(0);
         self.answer_error(id, &text)
@@ -551,11 +565,18 @@ impl Engine {
     #[cold]
     pub(super) fn refuse(&mut self, id: u32, refusal: Refusal, args: Args<'_>) -> Flow {
         self.monitors.rejected = true;
+        let mut remedy = String::new();
         if let Refusal::CrossSlot { first, second } = refusal {
             self.metrics.cross_shard[CROSS_REFUSED].inc();
-            self.advise(args.at(first as usize), args.at(second as usize), args.at(0));
+            let mut keys = self.parted(args);
+            if keys.len() < 2 {
+                // Only a server knows this command's keys.
+                keys = vec![args.at(first as usize), args.at(second as usize)];
+            }
+            remedy = self.remedy(&keys);
+            self.advise(&keys, args.at(0), Outcome::Refused);
         }
-        let text = failure::refusal(refusal, args, &self.topology);
+        let text = failure::refusal(refusal, args, &self.topology, &remedy);
         if matches!(refusal, Refusal::Arity(id) if crate::command::row(id).name == "exec") {
             return self.abort(id, &text);
         }

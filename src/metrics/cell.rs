@@ -90,10 +90,16 @@ impl Histogram {
     /// Counts a duration of `us` microseconds.
     #[inline]
     pub fn observe_us(&self, us: u64) {
+        self.observe_many(us, 1);
+    }
+
+    /// Counts `count` durations of `us` microseconds each.
+    #[inline]
+    pub fn observe_many(&self, us: u64, count: u64) {
         // Bounds are inclusive: 16 us and less is bucket 0, 17 to 32 us is bucket 1, and so on.
         let octave = u64::BITS - (us.saturating_sub(1) >> Self::FIRST_SHIFT).leading_zeros();
-        self.buckets[(octave as usize).min(Self::BUCKETS)].inc();
-        self.sum.add(us);
+        self.buckets[(octave as usize).min(Self::BUCKETS)].add(count);
+        self.sum.add(us.wrapping_mul(count));
     }
 
     /// The upper bound of bucket `index` in microseconds, inclusive.

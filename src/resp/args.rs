@@ -34,6 +34,7 @@ impl<'a> Args<'a> {
 
     /// The bytes of argument `index`; empty when there is no such argument.
     #[must_use]
+    #[inline]
     pub fn at(&self, index: usize) -> &'a [u8] {
         self.spans.get(index).map_or(&[][..], |span| {
             let start = span.start as usize;

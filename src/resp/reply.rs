@@ -6,7 +6,7 @@
 use memchr::memchr;
 use thiserror::Error;
 
-use super::integer;
+use super::{integer, plain_reply};
 
 /// What the scanner found at the front of the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +47,12 @@ pub struct ReplyScanner {
 }
 
 impl ReplyScanner {
+    /// No reply is under way: the next byte is a first one.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.pending == 0
+    }
+
     /// Scans the reply at the front of `buf`, which must start at the same byte at every call until
     /// a frame was reported.
     ///
@@ -55,7 +61,7 @@ impl ReplyScanner {
     #[inline]
     pub fn scan(&mut self, buf: &[u8]) -> Result<Scanned, ReplyError> {
         if self.pending == 0
-            && let Some(len) = plain(buf)
+            && let Some(len) = plain_reply(buf)
         {
             return Ok(Scanned::Frame { len });
         }
@@ -67,7 +73,7 @@ impl ReplyScanner {
         let mut pos = self.pos;
         let mut pending = if self.pending == 0 { 1 } else { self.pending };
         while pending > 0 {
-            if let Some(len) = buf.get(pos..).and_then(plain) {
+            if let Some(len) = buf.get(pos..).and_then(plain_reply) {
                 pos += len;
                 pending -= 1;
                 continue;
@@ -86,22 +92,6 @@ impl ReplyScanner {
         *self = Self::default();
         Ok(Scanned::Frame { len: pos })
     }
-}
-
-/// The length of a reply as most are: a complete bulk string of up to 99 bytes, a short line, a null.
-/// None says nothing: any other reply is looked at with care.
-#[inline]
-fn plain(buf: &[u8]) -> Option<usize> {
-    let end = match buf {
-        [b'$', ones @ b'0'..=b'9', b'\r', b'\n', ..] => 4 + (ones - b'0') as usize,
-        [b'$', tens @ b'1'..=b'9', ones @ b'0'..=b'9', b'\r', b'\n', ..] => {
-            5 + (tens - b'0') as usize * 10 + (ones - b'0') as usize
-        }
-        [b'$', b'-', b'1', ..] => 3,
-        [b'+' | b':', rest @ ..] => 1 + rest.iter().take(20).position(|byte| *byte == b'\r')?,
-        _ => return None,
-    };
-    (buf.get(end..end + 2)? == b"\r\n").then_some(end + 2)
 }
 
 enum Element {

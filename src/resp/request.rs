@@ -88,6 +88,12 @@ pub struct RequestScanner {
 }
 
 impl RequestScanner {
+    /// No request is under way: the next byte is a first one.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.pos == 0
+    }
+
     /// Scans the request at the front of `buf`, which must start at the same byte at every call
     /// until a frame was reported. `spans` then holds its arguments.
     ///

@@ -79,7 +79,8 @@ impl Engine {
         if !client.slots.is_empty() {
             return Flow::Parked(Park::Empty);
         }
-        let (proto, db) = (client.proto, client.db);
+        // A busy server, the one that a KILL is for, lets nobody select a database.
+        let (proto, db) = (client.proto, if every == Every::Kill { 0 } else { client.db });
         let count = self.shards.len();
         let mut conns = Vec::with_capacity(count);
         for index in 0..count {
@@ -189,6 +190,7 @@ impl Engine {
         }
         if let Use::Lease { client, .. } = state.purpose {
             self.party_lost(client, conn);
+            self.mover_lost(conn);
         }
         self.forget_lease(conn);
     }
@@ -204,7 +206,7 @@ impl Engine {
     }
 
     fn forget_lease(&mut self, conn: u32) {
-        let shard = self.conns.remove(conn as usize).shard;
+        let shard = self.conn_over(conn);
         let state = &mut self.shards[shard.0 as usize];
         state.leases -= 1;
         state.idle.retain(|idle| *idle != conn);

@@ -77,11 +77,6 @@ fn ran(result: &[u8]) -> bool {
     result.starts_with(b"*") && !result.starts_with(b"*-1")
 }
 
-/// Nobody can say whether the transaction ran there.
-fn is_uncertain(result: &[u8]) -> bool {
-    result.starts_with(b"-SHARDLOST") || result.starts_with(b"-SHARDTIMEOUT")
-}
-
 impl Engine {
     /// EXEC of a transaction in which `shards` take part, several of them, in ascending order.
     pub(super) fn exec_prepared(&mut self, id: u32, shards: &[ShardId]) -> Flow {
@@ -280,7 +275,7 @@ impl Engine {
         let said = parties.iter().zip(&results).map(|(party, result)| (self.topology.shard(party.shard), &result[..]));
         let text = match () {
             () if results.iter().any(|result| ran(result)) => failure::partly_executed(said, ran),
-            () => failure::not_executed(said, is_uncertain),
+            () => failure::not_executed(said, failure::is_uncertain),
         };
         self.conclude(id, seq, &text);
     }
@@ -400,7 +395,7 @@ impl Engine {
     }
 
     fn forget_party(&mut self, conn: u32) {
-        let shard = self.conns.remove(conn as usize).shard;
+        let shard = self.conn_over(conn);
         let reserve = &mut self.shards[shard.0 as usize].reserve;
         reserve.leases -= 1;
         reserve.idle.retain(|idle| *idle != conn);
