@@ -14,7 +14,7 @@ use super::Tracking;
 use crate::resp::{Proto, Reply, elements};
 
 /// How long the other shards' word is waited for when one forgot everything: one FLUSHALL is one message.
-const FLUSH_PATIENCE: u64 = 50_000;
+const FLUSH_PATIENCE: u64 = 150_000;
 /// Copies of gathered commands come and go under such names; nobody reads them.
 const OWN_KEYS: &[u8] = b"__ringway:";
 const EVERYTHING: &[u8] = b"_\r\n";
