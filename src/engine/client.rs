@@ -212,6 +212,18 @@ impl Client {
         self.open(state, Class::Local, at);
     }
 
+    /// Writes what nobody asked for behind everything that is in flight.
+    pub(super) fn push_behind(&mut self, bytes: &[u8], at: u64) {
+        let start = self.stash.len() as u32;
+        self.stash.extend_from_slice(bytes);
+        self.stashed += 1;
+        let seq = self.open(State::Stashed { start, len: bytes.len() as u32 }, Class::Local, at);
+        // CLIENT REPLY does not concern it.
+        if let Some(slot) = self.slot(seq) {
+            slot.mute = false;
+        }
+    }
+
     /// Opens the next slot and returns its number.
     #[inline]
     pub(super) fn open(&mut self, state: State, class: Class, at: u64) -> u32 {
