@@ -9,6 +9,7 @@
 //! received, and writes what lies in the `out` of everything that was marked dirty. News for the
 //! driver (connect, close) are [`Order`]s. Everything below is one thread's; nothing here blocks.
 
+mod busy;
 mod client;
 mod clock;
 mod conn;
@@ -30,6 +31,7 @@ mod scripts;
 mod session;
 mod straight;
 mod tally;
+mod tracking;
 mod waiting;
 
 use std::collections::{HashMap, VecDeque};
@@ -44,12 +46,15 @@ pub use out::Out;
 pub use peers::Message;
 pub use pubsub::{Board, OutputLimits};
 
+use crate::advice::Tallies;
 use crate::command::{self, Class};
 use crate::metrics::{Labels, WorkerMetrics};
 use crate::resp::{Limits, Proto, Span};
 use crate::topology::{ShardId, Topology};
+use busy::Probe;
 use client::{Client, End, Park};
 use conn::{Conn, Link, Use};
+use gather::Renames;
 use local::{Advice, Pause};
 use lookup::Lookups;
 use monitor::Monitors;
@@ -59,6 +64,7 @@ use pubsub::Hub;
 use scripts::Scripts;
 use session::{Queued, Reserve};
 use tally::Tally;
+use tracking::Tracked;
 use waiting::Waiting;
 
 /// Where an index of no connection is needed.
@@ -121,6 +127,8 @@ pub struct Options {
     pub epoch: u64,
     /// This worker's number, of `facts.threads`.
     pub worker: u16,
+    /// Where the workers leave what they have counted of keys on several shards.
+    pub tallies: Arc<Tallies>,
     /// What the clients of all workers are subscribed to; none when there is one worker.
     pub board: Option<Arc<Board>>,
     /// How the proxy names itself in INFO.
@@ -156,6 +164,7 @@ impl Default for Options {
             databases: 16,
             epoch: 0,
             worker: 0,
+            tallies: Arc::new(Tallies::new(1, Vec::new())),
             board: None,
             facts: Facts::default(),
         }
@@ -248,6 +257,8 @@ struct ShardState {
     reserve: Reserve,
     /// What the server calls its version, once it was asked.
     version: Option<String>,
+    /// Whether a script keeps it busy.
+    probe: Probe,
     /// It calls itself Valkey, which counts its versions apart from Redis'.
     is_valkey: bool,
 }
@@ -286,10 +297,12 @@ pub struct Engine {
     transactions: VecDeque<Queued>,
     /// Commands whose keys were brought together so far.
     gathers: u64,
+    renames: Renames,
     lookups: Lookups,
     scripts: Scripts,
     peers: Peers,
     monitors: Monitors,
+    tracked: Tracked,
     advice: Advice,
     /// Scratch: the arguments of the request at hand, the positions of its keys.
     spans: Vec<Span>,
@@ -342,10 +355,12 @@ impl Engine {
             held: Vec::new(),
             transactions: VecDeque::new(),
             gathers: 0,
+            renames: Renames::new(),
             lookups: Lookups::default(),
             scripts: Scripts::default(),
             peers: Peers::default(),
             monitors: Monitors::default(),
+            tracked: Tracked::default(),
             advice: Advice::default(),
             spans: Vec::new(),
             keys: Vec::new(),
@@ -401,12 +416,14 @@ impl Engine {
         self.metrics.clients.dec();
         client.out.clear();
         client.out.retire(&mut self.pool);
-        if let Some(session) = client.session.take() {
+        if let Some(mut session) = client.session.take() {
             self.end_subscriptions(id, &session);
             if session.monitors {
                 self.end_monitor(id);
             }
+            let tracking = session.tracking.take();
             self.end_session(id, &session);
+            tracking.into_iter().for_each(|tracking| self.end_tracking(*tracking));
         }
     }
 
@@ -519,10 +536,10 @@ impl Engine {
         !self.orders.is_empty() || !self.resume.is_empty()
     }
 
-    /// Clients, and elements that have to be put back for some that are gone.
+    /// Clients, and what is to be finished for some that are gone: elements put back, keys renamed.
     #[must_use]
     pub fn clients_left(&self) -> usize {
-        self.clients.len() + self.unsettled()
+        self.clients.len() + self.unsettled() + self.renames.len()
     }
 
     /// No client is listened to any more; each is closed when it has got what it asked for.
@@ -581,7 +598,7 @@ impl Engine {
             state.others.get(&(proto, db)).copied().unwrap_or(NONE)
         };
         if known != NONE {
-            return if self.conns[known as usize].link == Link::Down { NONE } else { known };
+            return if self.conns[known as usize].link.is_shut() { NONE } else { known };
         }
         self.shared_new(shard, proto, db)
     }
@@ -638,7 +655,7 @@ impl Engine {
         let conn = &mut self.conns[id as usize];
         let room = conn.out.len() * 2 <= self.options.backend_buffer_bytes_max
             && conn.fifo.len() * 2 <= self.options.backend_inflight_max;
-        if room || conn.link == Link::Down {
+        if room || conn.link.is_shut() {
             self.resume.append(&mut conn.waiters);
         }
     }
@@ -661,6 +678,7 @@ impl ShardState {
             leases: 0,
             reserve: Reserve::default(),
             version: None,
+            probe: Probe::default(),
             is_valkey: false,
         }
     }

@@ -185,6 +185,9 @@ fn every_way_to_make_an_element_wakes() {
     wakes("MULTI; RPUSH A x; RPUSH A y; EXEC");
     wakes("RENAME {A}src A");
     wakes("COPY {A}src A");
+    wakes("RENAME {A}src B");
+    wakes("COPY {A}src C");
+    wakes("SORT {A}src ALPHA STORE B");
     wakes("RPOPLPUSH {A}src A");
     wakes("SORT {A}src ALPHA STORE A");
     wakes("SET A x; DEL A; LPUSH A y");
@@ -196,6 +199,7 @@ fn every_way_to_make_an_element_wakes() {
     sorted("BZPOPMAX C A B 0", "ZADD B 3 x 4 y");
     sorted("BZMPOP 0 2 A B MAX COUNT 3", "ZUNIONSTORE A 1 {A}src");
     sorted("BZMPOP 0 2 A B MIN", "ZRANGESTORE A {A}src 0 -1");
+    sorted("BZPOPMIN A B 0", "ZUNIONSTORE B 2 {A}src B");
     sorted("BZPOPMIN A B 0", "ZINCRBY A 5 x");
     sorted("BZPOPMIN A B 0", "GEOADD A 1 1 x");
     pair.same("", "BLMPOP 0 2 A B LEFT COUNT 2", "RPUSH B 1 2 3");
@@ -210,7 +214,7 @@ fn readers_of_streams_are_woken() {
     pair.same("XADD B 5-1 f v", "XREAD BLOCK 0 STREAMS A B 0 5-1", "XADD B 5-2 f v; XADD B 5-3 f v");
     pair.same("XADD B 5-1 f v; XDEL B 5-1", "XREAD BLOCK 0 STREAMS A B $ $", "XADD B 5-2 f v");
     pair.same("", "XREAD BLOCK 0 COUNT 1 STREAMS A B 0 7-0", "XADD B 5-2 f v; XADD B 8-3 f v");
-    pair.same("", "XREAD BLOCK 200 STREAMS A B 0 7-0", "XADD B 5-2 f v; DEL B; SET A x");
+    pair.same("", "XREAD BLOCK 1000 STREAMS A B 0 7-0", "XADD B 5-2 f v; DEL B; SET A x");
     let groups = "XGROUP CREATE A g $ MKSTREAM; XGROUP CREATE B g $ MKSTREAM";
     let group = |wake: &str| pair.same(groups, "XREADGROUP GROUP g c BLOCK 0 STREAMS A B > >", wake);
     group("XADD B 5-1 f v");
@@ -242,7 +246,8 @@ fn a_thousand_blocked_clients_cost_few_connections_and_no_requests() {
     let mut other = proxy.client();
     let mut waiting: Vec<Client> = (0..CLIENTS).map(|_| proxy.client()).collect();
     for (at, client) in waiting.iter_mut().enumerate() {
-        match at % 4 {
+        // Who takes from any key comes last, so that every key's elements find somebody.
+        match 4 * at / CLIENTS {
             0 => send(client, &format!("BLPOP {} 0", keys[at % 3])),
             1 => send(client, &format!("BRPOP own:{at} {} 0", keys[at % 3])),
             _ => send(client, &format!("BLPOP {} 0", keys.join(" "))),

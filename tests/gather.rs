@@ -5,7 +5,12 @@
 
 mod support;
 
-use support::{Client, Proxy, Random, Redis, Value, request, shards};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use support::{Client, Proxy, Random, Redis, Value, interval, request, shards, until};
 
 /// One request of words.
 fn say(client: &mut Client, line: &str) -> Value {
@@ -171,7 +176,7 @@ fn every_gathered_command_answers_as_a_plain_redis_does() {
             assert_eq!(got, wanted, "round {round}");
         }
         println!("answers {answers}, errors {errors}");
-        assert!(answers > 500 && errors > 200, "answers {answers}, errors {errors}");
+        assert!(answers > 300 && errors > 200, "answers {answers}, errors {errors}");
     }
     assert!(proxy.metric("ringway_cross_shard_total") > 1_000.0, "hardly any was over shards");
 }
@@ -208,7 +213,8 @@ fn sorts_patterns_name_keys_of_any_shard() {
                     format!("{how} {list} BY w_*"),
                     format!("{how} {list} BY w_* GET # GET o_*:x DESC"),
                     format!("{how} {list} BY h_*->weight GET h_*->name GET w_* LIMIT 2 5"),
-                    format!("{how} {list} BY h_*->name ALPHA GET w_*"),
+                    // Three have no name: which of them comes first is chance.
+                    format!("{how} {list} BY h_*->name ALPHA GET w_* LIMIT 3 20"),
                     format!("{how} {list} BY w_* GET nothing GET h_*->none GET h_*->"),
                     format!("{how} {list} GET {list} GET none_*"),
                     format!("{how} {list} BY o_*:x"),
@@ -227,5 +233,536 @@ fn sorts_patterns_name_keys_of_any_shard() {
         }
         both("SORT w_1 BY w_* GET o_*:x");
         both("DBSIZE");
+    }
+}
+
+/// What a client sends without waiting runs in its order, also where its keys are elsewhere.
+#[test]
+fn a_client_sees_its_own_writes() {
+    let shards = shards(3);
+    let proxy = Proxy::over(&shards).start();
+    let [a, b, c] = proxy.keys_by_shard(3, 1).concat().try_into().unwrap();
+    let mut client = proxy.client();
+    for n in 0..50 {
+        let lines = [
+            format!("SADD {a} {n} x"),
+            format!("SADD {b} {n} y"),
+            format!("SINTERSTORE {c} {a} {b}"),
+            format!("SMEMBERS {c}"),
+            format!("SADD {c} x"),
+            format!("SINTER {a} {c} {a}"),
+            format!("SREM {a} {n}"),
+            format!("DEL {c} {b}"),
+            format!("SUNION {c} {b} {a}"),
+            format!("RENAME {a} {c}"),
+            format!("EXISTS {a}"),
+            format!("DEL {c}"),
+        ];
+        let requests: Vec<Vec<Vec<u8>>> =
+            lines.iter().map(|line| line.split(' ').map(|word| word.as_bytes().to_vec()).collect()).collect();
+        let replies = client.pipeline(&requests);
+        let shown: Vec<String> = replies.iter().map(|reply| format!("{reply:?}")).collect();
+        assert_eq!(shown[2..4], [":1".to_owned(), format!("*[$\"{n}\"]")], "{n}");
+        assert_eq!(replies[5].elements().len(), 2, "{shown:?}");
+        assert_eq!(shown[8..], ["*[$\"x\"]", "+\"OK\"", ":0", ":1"], "{n}");
+    }
+}
+
+/// The same in another database, and what COPY's DB means there.
+#[test]
+fn databases_are_kept_apart() {
+    let shards = shards(2);
+    let proxy = Proxy::over(&shards).start();
+    let [a, b] = proxy.keys_by_shard(2, 1).concat().try_into().unwrap();
+    let mut client = proxy.client();
+    for line in
+        [format!("SADD {a} zero"), "SELECT 3".to_owned(), format!("SADD {a} three"), format!("SADD {b} three four")]
+    {
+        assert!(!say(&mut client, &line).is_error(), "{line}");
+    }
+    check(&mut client, &format!("SINTER {a} {b}"), "*[$\"three\"]");
+    check(&mut client, &format!("COPY {a} {b} DB 5"), ":1");
+    check(&mut client, &format!("RENAME {a} {b}"), "+\"OK\"");
+    check(&mut client, &format!("SMEMBERS {b}"), "*[$\"three\"]");
+    check(&mut client, "SELECT 5", "+\"OK\"");
+    check(&mut client, &format!("SMEMBERS {b}"), "*[$\"three\"]");
+    check(&mut client, "SELECT 0", "+\"OK\"");
+    check(&mut client, "DBSIZE", ":1");
+}
+
+#[test]
+fn what_is_watched_stays_watched() {
+    let shards = shards(2);
+    let proxy = Proxy::over(&shards).start();
+    let [a, b] = proxy.keys_by_shard(2, 1).concat().try_into().unwrap();
+    let (mut client, mut other) = (proxy.client(), proxy.client());
+    for changes in [false, true] {
+        check(&mut client, &format!("WATCH {a}"), "+\"OK\"");
+        check(&mut client, &format!("SUNION {a} {b}"), "*[]");
+        check(&mut client, &format!("RENAMENX {b} {a}"), "-\"ERR no such key\"");
+        if changes {
+            check(&mut other, &format!("SADD {a} x"), ":1");
+        }
+        check(&mut client, "MULTI", "+\"OK\"");
+        check(&mut client, "PING", "+\"QUEUED\"");
+        check(&mut client, "EXEC", if changes { "*-1" } else { "*[+\"PONG\"]" });
+    }
+}
+
+// What is left behind: nothing.
+
+/// A replica and an append-only file hear nothing of a read, and of a write what makes them the same.
+#[test]
+fn replicas_hear_of_writes_alone() {
+    let aof = ["--appendonly", "yes", "--appendfsync", "always", "--repl-ping-replica-period", "3600"];
+    let shards = [Redis::start_with(&aof), Redis::start_with(&aof)];
+    let replicas: Vec<Redis> = shards
+        .iter()
+        .map(|shard| Redis::start_with(&["--replicaof", "127.0.0.1", &shard.port().to_string()]))
+        .collect();
+    let field = |redis: &Redis, name: &str| {
+        let info = redis.client().call(&["INFO"]).text();
+        info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':').map(str::to_owned)).unwrap_or_default()
+    };
+    for redis in &replicas {
+        until("the replica is up", || field(redis, "master_link_status") == "up");
+    }
+    let proxy = Proxy::over(&shards).start();
+    let [a, b] = proxy.keys_by_shard(2, 2).try_into().unwrap();
+    let mut client = proxy.client();
+    for (n, key) in a.iter().chain(&b).enumerate() {
+        check(&mut client, &format!("SADD {key} x y {n}"), ":3");
+    }
+    let all =
+        || shards.each_ref().map(|shard| ["master_repl_offset", "aof_current_size"].map(|name| field(shard, name)));
+    let same = || {
+        shards
+            .iter()
+            .zip(&replicas)
+            .all(|(shard, replica)| field(shard, "master_repl_offset") == field(replica, "slave_repl_offset"))
+    };
+    let before = all();
+    assert!(before.iter().flatten().all(|number| number.parse::<u64>().is_ok_and(|number| number > 0)), "{before:?}");
+    for line in [
+        format!("SINTER {} {}", a[0], b[0]),
+        format!("SUNION {} {}", b[0], a[0]),
+        format!("SORT {} BY w_* GET o_*", a[0]),
+        format!("PFCOUNT {} {}", a[0], b[1]),
+    ] {
+        for _ in 0..5 {
+            say(&mut client, &line);
+        }
+    }
+    assert_eq!(all(), before);
+    check(&mut client, &format!("SUNIONSTORE {} {} {}", a[1], b[0], a[0]), ":4");
+    check(&mut client, &format!("COPY {} {} REPLACE", a[1], b[1]), ":1");
+    check(&mut client, &format!("RENAME {} new:{}", a[0], b[0]), "+\"OK\"");
+    assert_ne!(all(), before);
+    until("the replicas have it all", same);
+    for (shard, replica) in shards.iter().zip(&replicas) {
+        let digests = [shard, replica].map(|redis| redis.client().call(&["DEBUG", "DIGEST"]).text());
+        assert_eq!(digests[0], digests[1]);
+    }
+    drop(replicas);
+}
+
+/// While others gather, KEYS and DBSIZE are exact, and no event speaks of a copy.
+#[test]
+fn copies_are_never_seen() {
+    let shards = shards(3);
+    let proxy = Proxy::over(&shards).threads(2).start();
+    let keys = Keys::of(&proxy);
+    let mut client = proxy.client();
+    check(&mut client, "CONFIG SET notify-keyspace-events KEA", "+\"OK\"");
+    let mut listener = proxy.client();
+    listener.send(&["PSUBSCRIBE", "__key*__:*"]);
+    listener.reply();
+    for key in &keys.0 {
+        check(&mut client, &format!("SADD {key} x {key}"), ":2");
+    }
+    let (done, seen) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let size = keys.0.len();
+    std::thread::scope(|scope| {
+        for at in 0..2 {
+            let (proxy, keys, done) = (&proxy, &keys, &done);
+            scope.spawn(move || {
+                let (mut client, mut random) = (proxy.client(), Random::new(at));
+                for _ in 0..400 {
+                    let some = keys.some(&mut random, 4).join(" ");
+                    let line = match random.below(3) {
+                        0 => format!("SUNION {some}"),
+                        1 => format!("SUNIONSTORE {} {some}", keys.any(&mut random)),
+                        _ => format!("COPY {} {} REPLACE", keys.any(&mut random), keys.any(&mut random)),
+                    };
+                    let said = say(&mut client, &line);
+                    assert!(!said.is_error() || said.text().contains("objects are the same"), "{line}: {said:?}");
+                }
+                done.store(true, Ordering::Relaxed);
+            });
+        }
+        while !done.load(Ordering::Relaxed) {
+            assert_eq!(say(&mut client, "DBSIZE").int(), size as i64);
+            let all = say(&mut client, "KEYS *").elements().iter().map(Value::text).collect::<BTreeSet<_>>();
+            assert_eq!(all.len(), size, "{all:?}");
+            seen.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    println!("looked {} times", seen.load(Ordering::Relaxed));
+    check(&mut client, "SET last x", "+\"OK\"");
+    let mut events = BTreeMap::<String, usize>::new();
+    loop {
+        let message = listener.reply().elements().iter().map(Value::text).collect::<Vec<_>>();
+        assert!(!message.iter().any(|part| part.contains("__ringway:")), "{message:?}");
+        if message[2].contains("keyevent") {
+            *events.entry(message[2].clone()).or_default() += 1;
+        }
+        if message[3] == "last" {
+            break;
+        }
+    }
+    println!("{events:?}");
+    assert!(events.contains_key("__keyevent@0__:sunionstore") && events.contains_key("__keyevent@0__:copy_to"));
+    assert!(!events.contains_key("__keyevent@0__:restore"), "{events:?}");
+    for shard in &shards {
+        let left = shard.client().call(&["KEYS", "__ringway:*"]);
+        assert_eq!(left, Value::Array(Vec::new()));
+    }
+}
+
+#[test]
+fn names_of_copies_are_the_proxys_own() {
+    let shards = shards(2);
+    let proxy = Proxy::over(&shards).start();
+    let mut client = proxy.client();
+    for line in [
+        "SET __ringway:1:a x",
+        "MGET a __ringway:1:a",
+        "SUNION __ringway:a b",
+        "BLPOP __ringway:1:a 0",
+        "XREAD STREAMS __ringway:1:a 0",
+    ] {
+        let said = say(&mut client, line);
+        assert!(said.text().contains("names that begin with '__ringway:' are the proxy's own"), "{line}: {said:?}");
+    }
+    check(&mut client, "SET __ring way", "+\"OK\"");
+}
+
+// Refusals.
+
+/// A shard that takes no writes takes no copies: its own words are the answer, and nothing is left.
+#[test]
+fn a_shard_that_refuses_writes_says_so_itself() {
+    let (plain, shards) = (Redis::start(), shards(2));
+    let proxy = Proxy::over(&shards).start();
+    let [a, b] = proxy.keys_by_shard(2, 1).concat().try_into().unwrap();
+    let (mut client, mut single) = (proxy.client(), plain.client());
+    for client in [&mut client, &mut single] {
+        check(client, &format!("SADD {a} x"), ":1");
+        check(client, &format!("SADD {b} x y"), ":2");
+    }
+    for (refuse, allow) in [
+        ("CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0"),
+        ("REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE"),
+        ("CONFIG SET min-replicas-to-write 1", "CONFIG SET min-replicas-to-write 0"),
+    ] {
+        let mut shard = shards[0].client();
+        check(&mut shard, refuse, "+\"OK\"");
+        check(&mut single, refuse, "+\"OK\"");
+        let wanted = say(&mut single, &format!("SUNIONSTORE {a} {a} {b}"));
+        assert!(wanted.is_error(), "{wanted:?}");
+        for line in [
+            format!("SUNIONSTORE {a} {a} {b}"),
+            format!("SUNION {a} {b}"),
+            format!("SORT {a} BY w_* STORE {a}"),
+            format!("RENAME {b} {a}"),
+            format!("COPY {b} {a} REPLACE"),
+        ] {
+            assert_eq!(say(&mut client, &line), wanted, "{refuse}: {line}");
+        }
+        // The other shard takes them.
+        check(&mut client, &format!("SINTER {b} {a}"), "*[$\"x\"]");
+        check(&mut shard, allow, "+\"OK\"");
+        check(&mut single, allow, "+\"OK\"");
+        check(&mut shard, "DBSIZE", ":1");
+        check(&mut client, &format!("SMEMBERS {a}"), "*[$\"x\"]");
+    }
+}
+
+#[test]
+fn the_values_are_measured_before_any_is_copied() {
+    let shards = shards(2);
+    let proxy = Proxy::over(&shards).extra("[limits]\ncross_shard_max_bytes = \"1KiB\"").start();
+    let [a, b] = proxy.keys_by_shard(2, 2).try_into().unwrap();
+    let mut client = proxy.client();
+    let mut random = Random::new(1);
+    for key in &b {
+        // Nothing that would be compressed.
+        client.call(&[&b"SADD"[..], key.as_bytes(), &random.bytes(600)]);
+    }
+    check(&mut client, &format!("SADD {} x", a[0]), ":1");
+    assert_eq!(say(&mut client, &format!("SUNION {} {}", a[0], b[0])).elements().len(), 2);
+    for line in [format!("SUNION {} {} {}", a[0], b[0], b[1]), format!("SUNIONSTORE {} {} {}", a[0], b[0], b[1])] {
+        let said = say(&mut client, &line);
+        assert!(said.error_word() == "CROSSSLOT" && said.text().contains("cross_shard_max_bytes (1024)"), "{said:?}");
+    }
+    check(&mut client, &format!("SMEMBERS {}", a[0]), "*[$\"x\"]");
+}
+
+/// As many keys as a script can be given, and as many as are copied; beyond that nothing is done.
+#[test]
+fn many_keys_are_gathered_and_too_many_refused() {
+    let shards = shards(2);
+    let proxy = Proxy::over(&shards).start();
+    let [a, b] = proxy.keys_by_shard(2, 1).concat().try_into().unwrap();
+    let mut client = proxy.client();
+    check(&mut client, &format!("SADD {a} x"), ":1");
+    check(&mut client, &format!("SADD {b} x y"), ":2");
+    let store = |n: usize| format!("SUNIONSTORE {a}{}", format!(" {b}").repeat(n));
+    check(&mut client, &store(7_898), ":2");
+    assert!(say(&mut client, &store(7_899)).text().contains("more than 7900 arguments"));
+    let names = |tag: &str, n: usize| (0..n).map(|n| format!(" {{{tag}}}:{n}")).collect::<String>();
+    let tagged =
+        (0..).map(|n| format!("t{n}")).find(|tag| place(&proxy, &format!("{{{tag}}}")) != place(&proxy, &a)).unwrap();
+    client.call(&["SADD", &format!("{{{tagged}}}:9"), "z"]);
+    assert_eq!(say(&mut client, &format!("SUNION {a}{}", names(&tagged, 10_000))).elements().len(), 3);
+    let said = say(&mut client, &format!("SUNION {a}{}", names(&tagged, 10_001)));
+    assert!(said.error_word() == "CROSSSLOT" && said.text().contains("more than 10000 keys"), "{said:?}");
+    // The elements of one list name as many.
+    let list = format!("RPUSH {a}:list{}", (0..11_000).map(|n| format!(" {n}")).collect::<String>());
+    say(&mut client, &list);
+    let said = say(&mut client, &format!("SORT {a}:list BY w_*"));
+    assert!(said.error_word() == "CROSSSLOT" && said.text().contains("more than 10000 keys"), "{said:?}");
+}
+
+#[test]
+fn a_proxy_that_is_told_to_refuse_refuses() {
+    let shards = shards(2);
+    let proxy = Proxy::over(&shards).extra("[commands]\ncross_shard = \"refuse\"").start();
+    let [a, b] = proxy.keys_by_shard(2, 1).concat().try_into().unwrap();
+    let mut client = proxy.client();
+    for line in [
+        format!("SUNION {a} {b}"),
+        format!("SUNIONSTORE {a} {b}"),
+        format!("SORT {a} BY w_*"),
+        format!("RENAME {a} {b}"),
+    ] {
+        let said = say(&mut client, &line);
+        assert!(said.error_word() == "CROSSSLOT" && said.text().contains("hash tag"), "{said:?}");
+    }
+}
+
+// RENAME.
+
+/// Another name, another shard: the value, its type and its time to live go with it.
+#[test]
+fn a_key_is_renamed_to_another_shard() {
+    let mut random = Random::of_this_run("renamed");
+    let (plain, shards) = (Redis::start(), shards(3));
+    let proxy = Proxy::over(&shards).start();
+    let keys = Keys::of(&proxy);
+    for hello in [None, Some("3")] {
+        let mut pair = [plain.client(), proxy.client()];
+        if hello.is_some() {
+            pair = pair.map(Client::resp3);
+        }
+        pair.iter_mut().for_each(|client| check(client, "FLUSHALL", "+\"OK\""));
+        for round in 0..200 {
+            let key = keys.any(&mut random);
+            let mut lines = vec![words(&format!("DEL {key}")), fill(&mut random, &key)];
+            if random.one_in(2) {
+                lines.push(words(&format!("PEXPIREAT {key} {}", 4_000_000_000_000_u64 + random.next() % 1_000)));
+            }
+            let verb = random.pick(&["RENAME", "RENAMENX"]);
+            lines.push(words(&format!("{verb} {} {}", keys.any(&mut random), keys.any(&mut random))));
+            for line in lines {
+                let [wanted, got] = pair.each_mut().map(|client| client.call_raw(&request(&line)));
+                assert_eq!(
+                    got.escape_ascii().to_string(),
+                    wanted.escape_ascii().to_string(),
+                    "round {round}: {line:?}"
+                );
+            }
+            if round % 10 == 0 {
+                let [wanted, got] = pair.each_mut().map(|client| state(client, &keys));
+                assert_eq!(got, wanted, "round {round}");
+            }
+        }
+    }
+}
+
+/// Others write both names while a third renames. What was written to the old name is in one place
+/// afterwards, once; what was written to the new one after the rename is there.
+#[test]
+fn no_write_is_lost_to_a_rename() {
+    let mut random = Random::of_this_run("renames");
+    let shards = shards(3);
+    let proxy = Proxy::over(&shards).threads(2).start();
+    let places = proxy.keys_by_shard(3, 40);
+    for verb in ["RENAME", "RENAMENX"] {
+        let (old, news) = (format!("old:{verb}:{}", random.next()), places.concat());
+        let (done, current) = (AtomicBool::new(false), AtomicUsize::new(0));
+        // Elements whose push was answered, by the name that they were pushed to.
+        let pushed = Mutex::new(Vec::<(String, String)>::new());
+        let (mut renamed, mut refused, mut half) = (0, 0, BTreeSet::new());
+        proxy.client().call(&["FLUSHALL"]);
+        std::thread::scope(|scope| {
+            for at in 0..3 {
+                let (proxy, old, news, done, current, pushed) = (&proxy, &old, &news, &done, &current, &pushed);
+                // One of them does not go through the proxy.
+                let direct = at == 2;
+                let shard = place(proxy, old);
+                let mut client = if direct { shards[shard].client() } else { proxy.client() };
+                scope.spawn(move || {
+                    for n in 0.. {
+                        if done.load(Ordering::Relaxed) {
+                            break;
+                        }
+                        let key = if at == 0 { &news[current.load(Ordering::Relaxed)] } else { old };
+                        let element = format!("{at}:{n}");
+                        let said = client.call(&["RPUSH", key, &element]);
+                        assert!(said.int() > 0);
+                        pushed.lock().unwrap().push((key.clone(), element));
+                        interval(Duration::from_micros(300));
+                    }
+                });
+            }
+            let mut client = proxy.client();
+            for (at, new) in news.iter().enumerate() {
+                current.store(at, Ordering::Relaxed);
+                let said = client.call(&[verb, &old, new]);
+                match (said.error_word().as_str(), &said) {
+                    (_, Value::Simple(_) | Value::Int(1)) => renamed += 1,
+                    ("SHARDPARTIAL", _) => _ = half.insert(new.clone()),
+                    _ => refused += 1,
+                }
+                interval(Duration::from_millis(3));
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+        let mut client = proxy.client();
+        let mut found = BTreeMap::<String, Vec<String>>::new();
+        for key in news.iter().chain([&old]) {
+            for element in client.call(&["LRANGE", key, "0", "-1"]).elements() {
+                found.entry(element.text()).or_default().push(key.clone());
+            }
+        }
+        let pushed = pushed.into_inner().unwrap();
+        println!("{verb}: pushed {}, renamed {renamed}, refused {refused}, half {}", pushed.len(), half.len());
+        for (key, element) in &pushed {
+            let places = found.get(element).map_or(0, Vec::len);
+            // RENAME overwrites what the new name held before.
+            let may_be_gone = verb == "RENAME" && *key != old;
+            let may_be_twice = || found[element].iter().any(|place| half.contains(place));
+            assert!(
+                places == 1 || places == 0 && may_be_gone || places > 1 && may_be_twice(),
+                "{key} {element}: {:?}",
+                found.get(element)
+            );
+        }
+        assert!(pushed.len() > 300 && renamed > 10, "{verb}");
+    }
+}
+
+/// The number of the shard on which a key lives.
+fn place(proxy: &Proxy, key: &str) -> usize {
+    let said = proxy.client().call(&["RINGWAY", "LOCATE", key]);
+    let name = said.elements()[0].field("shard").unwrap().text();
+    (0..).find(|at| Proxy::shard_name(*at) == name).unwrap()
+}
+
+/// A shard is killed at some moment of a rename: a key is not gone unless the client was told that it
+/// moved, or that it may have.
+#[test]
+fn a_shard_that_dies_takes_no_key_of_another_with_it() {
+    let mut random = Random::of_this_run("killed");
+    let mut shards = shards(2);
+    let proxy = Proxy::over(&shards).expect_log("backend").start();
+    let [olds, news] = proxy.keys_by_shard(2, 40).try_into().unwrap();
+    let mut client = proxy.client();
+    let mut words = BTreeMap::<String, usize>::new();
+    for (round, (old, new)) in olds.iter().zip(&news).enumerate() {
+        until("both are there", || {
+            !say(&mut client, &format!("SET {old} v")).is_error() && !say(&mut client, &format!("DEL {new}")).is_error()
+        });
+        // The first rename makes the leases, or a later one would only find that there are none.
+        check(&mut client, &format!("RENAME {old} {new}"), "+\"OK\"");
+        check(&mut client, &format!("RENAME {new} {old}"), "+\"OK\"");
+        client.send(&["RENAME", old, new]);
+        interval(Duration::from_micros(random.below(300) as u64));
+        let dies = round % 2;
+        shards[dies].kill();
+        let said = client.reply();
+        *words.entry(if said.is_error() { said.error_word() } else { "OK".to_owned() }).or_default() += 1;
+        let left = shards[1 - dies].client();
+        let exists = |mut client: Client, key: &str| client.call(&["EXISTS", key]).int() == 1;
+        let (survivor, text) = (if dies == 1 { old } else { new }, format!("{said:?}"));
+        match (said.is_error(), dies) {
+            // It moved to the one that died.
+            (false, 1) => assert!(!exists(left, survivor), "{text}"),
+            (false, _) => assert!(exists(left, survivor), "{text}"),
+            (true, 1) => assert!(exists(left, survivor), "{text}"),
+            (true, _) => assert!(!exists(left, survivor) || text.contains("holds the value"), "{text}"),
+        }
+        assert!(!said.is_error() || ["SHARDLOST", "SHARDDOWN"].contains(&said.error_word().as_str()), "{text}");
+        shards[dies].restart();
+    }
+    println!("{words:?}");
+    assert!(words.len() > 1, "{words:?}");
+}
+
+/// Shards die and hang while clients gather: every answer is a right one or a defined error, and those
+/// that could not be given in time say so.
+#[test]
+fn answers_are_right_or_defined_errors_while_shards_die() {
+    let mut random = Random::of_this_run("dying");
+    let mut shards = shards(3);
+    let proxy = Proxy::over(&shards).timeout("request", "300ms").expect_log("backend").start();
+    let [a, b, c] = proxy.keys_by_shard(3, 1).concat().try_into().unwrap();
+    let done = AtomicBool::new(false);
+    let all = Mutex::new(BTreeMap::<String, usize>::new());
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            let (proxy, done, all, mut random) = (&proxy, &done, &all, random.fork());
+            let (a, b, c) = (&a, &b, &c);
+            scope.spawn(move || {
+                let mut client = proxy.client();
+                while !done.load(Ordering::Relaxed) {
+                    let line = match random.below(5) {
+                        0 => format!("SUNION {a} {b} {c}"),
+                        1 => format!("SUNIONSTORE {a} {b} {c}"),
+                        2 => format!("SORT {b} BY w_* GET o_*"),
+                        3 => format!("COPY {b} {c} REPLACE"),
+                        _ => format!("RENAME {b} {a}"),
+                    };
+                    let said = say(&mut client, &line);
+                    let word = if said.is_error() { said.error_word() } else { "right".to_owned() };
+                    let defined = ["right", "SHARDDOWN", "SHARDLOST", "SHARDTIMEOUT", "SHARDPARTIAL"];
+                    let own = said.text().contains("no such key") || said.text().contains("attempts");
+                    assert!(defined.contains(&word.as_str()) || own, "{line}: {said:?}");
+                    *all.lock().unwrap().entry(word).or_default() += 1;
+                    say(&mut client, &format!("SADD {b} 1 2 3"));
+                }
+            });
+        }
+        for round in 0..12 {
+            interval(Duration::from_millis(100));
+            let at = random.below(3);
+            if round % 3 == 0 {
+                shards[at].pause();
+                interval(Duration::from_millis(400));
+                shards[at].resume();
+            } else {
+                shards[at].restart();
+            }
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    let all = all.into_inner().unwrap();
+    println!("{all:?}");
+    assert!(all["right"] > 100 && all.contains_key("SHARDLOST") && all.contains_key("SHARDTIMEOUT"), "{all:?}");
+    let mut client = proxy.client();
+    until("all are back", || !say(&mut client, &format!("SUNION {a} {b} {c}")).is_error());
+    for shard in &shards {
+        assert_eq!(shard.client().call(&["KEYS", "__ringway:*"]), Value::Array(Vec::new()));
     }
 }

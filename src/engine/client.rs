@@ -153,6 +153,10 @@ pub struct About {
     pub no_touch: bool,
 }
 
+/// What a reply is taken to measure before one was seen: a client that asks for a thousand large
+/// values with its first breath gets some of them first.
+const UNKNOWN_REPLY_BYTES: u32 = 8 * 1024;
+
 impl Client {
     pub(super) fn new(generation: u32, about: About) -> Self {
         Self {
@@ -162,7 +166,7 @@ impl Client {
             out: Out::default(),
             stash: Vec::new(),
             stashed: 0,
-            reply_bytes: 0,
+            reply_bytes: UNKNOWN_REPLY_BYTES,
             inbox: Inbox::default(),
             scanner: RequestScanner::default(),
             proto: Proto::Resp2,
@@ -215,6 +219,18 @@ impl Client {
         let state = State::Stashed { start: start as u32, len: (self.stash.len() - start) as u32 };
         self.stashed += 1;
         self.open(state, Class::Local, at);
+    }
+
+    /// Writes what nobody asked for behind everything that is in flight.
+    pub(super) fn push_behind(&mut self, bytes: &[u8], at: u64) {
+        let start = self.stash.len() as u32;
+        self.stash.extend_from_slice(bytes);
+        self.stashed += 1;
+        let seq = self.open(State::Stashed { start, len: bytes.len() as u32 }, Class::Local, at);
+        // CLIENT REPLY does not concern it.
+        if let Some(slot) = self.slot(seq) {
+            slot.mute = false;
+        }
     }
 
     /// Opens the next slot and returns its number.

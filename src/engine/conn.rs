@@ -19,9 +19,11 @@ pub(super) const ENGINE: u32 = u32::MAX - 2;
 pub(super) const TRANSACTION: u32 = u32::MAX - 3;
 /// Replies to what is asked for clients that wait; the tag's `seq` says what it was.
 pub(super) const WAITER: u32 = u32::MAX - 4;
-/// Replies that a client of another worker waits for; the tag's `seq` says which one. The lowest of
-/// these: whatever is below is a client.
+/// Replies that a client of another worker waits for; the tag's `seq` says which one.
 pub(super) const PEER: u32 = u32::MAX - 5;
+/// Replies to what moves a key to another shard; the tag's `seq` says which one. The lowest of these:
+/// whatever is below is a client.
+pub(super) const MOVER: u32 = u32::MAX - 6;
 
 /// Whose reply comes next.
 #[derive(Clone, Copy, Debug)]
@@ -51,6 +53,13 @@ pub(super) enum Use {
     Hub,
     /// Says which of the keys that clients wait for have changed.
     Track,
+    /// All requests of one client that tracks what it reads; [`NOBODY`]'s is closed once it has answered
+    /// everything. `busy`: a transaction is carried out on it whatever becomes of the client.
+    Private { client: u32, busy: bool },
+    /// Told of changes of what one client reads elsewhere.
+    Sink { client: u32 },
+    /// Asks whether the server is busy.
+    Probe,
 }
 
 /// Who holds a connection that only transactions use.
@@ -67,11 +76,28 @@ pub(super) enum Hold {
 pub(super) enum Link {
     /// No socket; the last attempt failed or none was made. Requests are refused.
     Down,
+    /// A script runs on it and the server says BUSY: requests are refused with that.
+    Busy,
     /// On its way, and nothing speaks against it: requests wait.
     Connecting,
     /// The socket is there; the greeting's replies are awaited.
     Greeting,
     Up,
+    /// A script has run on it for a while: nothing more is written, and the server is asked elsewhere.
+    Stalled,
+}
+
+impl Link {
+    /// Requests are refused at once.
+    #[inline]
+    pub(super) fn is_shut(self) -> bool {
+        matches!(self, Self::Down | Self::Busy)
+    }
+
+    /// The socket is there and was greeted.
+    pub(super) fn is_up(self) -> bool {
+        matches!(self, Self::Up | Self::Stalled | Self::Busy)
+    }
 }
 
 #[derive(Debug)]
@@ -107,6 +133,8 @@ pub(super) struct Conn {
     pub(super) server_id: i64,
     /// An admin's own words went over it: nobody may inherit it.
     pub(super) tainted: bool,
+    /// It is not to be connected before its client's sink is.
+    pub(super) waits_for_sink: bool,
 }
 
 impl Conn {
@@ -133,12 +161,19 @@ impl Conn {
             scripts: HashSet::new(),
             server_id: 0,
             tainted: false,
+            waits_for_sink: false,
         }
     }
 
     /// There is a socket.
     #[inline]
     pub(super) fn is_linked(&self) -> bool {
+        self.link == Link::Greeting || self.link.is_up()
+    }
+
+    /// Replies that come are anybody's: there is a socket, and nothing special about it.
+    #[inline]
+    pub(super) fn is_open(&self) -> bool {
         matches!(self.link, Link::Up | Link::Greeting)
     }
 
@@ -160,7 +195,7 @@ impl Conn {
         match self.link {
             Link::Up => Some(&mut self.out),
             Link::Greeting => Some(&mut self.greeting),
-            Link::Down | Link::Connecting => None,
+            Link::Down | Link::Connecting | Link::Stalled | Link::Busy => None,
         }
     }
 }

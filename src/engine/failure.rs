@@ -111,12 +111,70 @@ pub(super) fn not_begun(error: &[u8]) -> Vec<u8> {
     }
 }
 
+/// That values are too large to be brought together.
+pub(super) fn too_large(bytes: usize, max: usize) -> String {
+    format!("what they hold measures {bytes} bytes, more than limits.cross_shard_max_bytes ({max})")
+}
+
+/// Whether nobody can say if what this error answers ran.
+pub(super) fn is_uncertain(error: &[u8]) -> bool {
+    error.starts_with(b"-SHARDLOST") || error.starts_with(b"-SHARDTIMEOUT")
+}
+
+/// The reply to a RENAME whose keys others changed again and again.
+pub(super) fn rename_outrun(attempts: u32) -> Vec<u8> {
+    format!(
+        "-ERR the keys were changed by others in each of {attempts} attempts; nothing was renamed: try again, or give \
+         both names one hash tag\r\n"
+    )
+    .into_bytes()
+}
+
+/// What there may be of two names when a RENAME could neither be finished nor undone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Left {
+    /// The old name; perhaps the new one holds its value as well.
+    PerhapsWritten,
+    /// The new name; perhaps the old one is still there.
+    PerhapsDeleted,
+    /// Somebody else has changed the new name since.
+    Changed,
+}
+
+pub(super) fn half_renamed(reason: &[u8], from: &[u8], to: &[u8], left: Left) -> Vec<u8> {
+    let reason = match reason {
+        [b'-', text @ ..] => String::from_utf8_lossy(text).trim_end().to_owned(),
+        _ => format!("'{}' exists", shorten(to)),
+    };
+    let reason = reason.strip_suffix(MAY_HAVE_RUN).or(reason.strip_suffix(DID_NOT_RUN)).unwrap_or(&reason);
+    let (from, to) = (shorten(from), shorten(to));
+    let names = match left {
+        Left::PerhapsWritten => format!("'{from}' was not renamed, but '{to}' may hold its value already"),
+        Left::PerhapsDeleted => format!("'{to}' holds the value of '{from}', which may still exist as well"),
+        Left::Changed => {
+            format!("'{from}' was not renamed, but '{to}' got its value, and was changed by another client since")
+        }
+    };
+    let first = if reason.starts_with("SHARD") { "" } else { "SHARDPARTIAL " };
+    let mut out = Vec::new();
+    crate::resp::Reply::new(&mut out, crate::resp::Proto::Resp2).error(format!("{first}{reason}; {names}"));
+    out
+}
+
+/// What helps where keys are on two shards, for those who cannot say which rule.
+pub(super) const REMEDY: &str = "give them one hash tag such as {tag}, or add a [[colocate]] rule";
+
 /// Why a command on keys of two shards is not carried out, beyond that they are on two.
-pub(super) fn cannot_gather(first: (&[u8], ShardId), second: (&[u8], ShardId), why: &str, map: &Topology) -> String {
+pub(super) fn cannot_gather(
+    first: (&[u8], ShardId),
+    second: (&[u8], ShardId),
+    why: &str,
+    remedy: &str,
+    map: &Topology,
+) -> String {
     let place = |(key, shard): (&[u8], ShardId)| format!("'{}' is on {}", shorten(key), map.shard(shard).name);
     format!(
-        "CROSSSLOT Keys in request don't hash to the same shard ({}, {}), and {why}: give them one hash tag such as \
-         {{tag}}, or add a [[colocate]] rule",
+        "CROSSSLOT Keys in request don't hash to the same shard ({}, {}), and {why}: {remedy}",
         place(first),
         place(second)
     )
@@ -165,7 +223,8 @@ fn answered((shard, reply): (&Shard, &[u8])) -> String {
 }
 
 /// The text for a request that is not carried out.
-pub(super) fn refusal(refusal: Refusal, args: Args<'_>, map: &Topology) -> Vec<u8> {
+/// `remedy` is for keys on several shards.
+pub(super) fn refusal(refusal: Refusal, args: Args<'_>, map: &Topology, remedy: &str) -> Vec<u8> {
     let name = |id: CommandId| command::row(id).name;
     let text = match refusal {
         Refusal::Unknown => return unknown_command(args),
@@ -186,8 +245,7 @@ pub(super) fn refusal(refusal: Refusal, args: Args<'_>, map: &Topology) -> Vec<u
                 format!("'{}' is on {}", shorten(key), shard.name)
             };
             format!(
-                "CROSSSLOT Keys in request don't hash to the same shard ({}, {}): give them one hash tag such as \
-                 {{tag}}, or add a [[colocate]] rule",
+                "CROSSSLOT Keys in request don't hash to the same shard ({}, {}): {remedy}",
                 place(first),
                 place(second)
             )

@@ -22,15 +22,17 @@ use super::merge::{Kind, Merge};
 use super::request::{Flow, Request};
 use super::waiting::body;
 use super::{CROSS_GATHERED, CROSS_REFUSED, Engine, NONE, failure};
+use crate::advice::Outcome;
 use crate::command::{Class, Gather as How};
 use crate::resp::{Args, elements};
 use crate::route::{self, RESERVED};
 use crate::topology::ShardId;
+pub(super) use rename::Renames;
 
 /// Keys that are copied for one command.
 const COPIES_MAX: usize = 10_000;
 /// Arguments of a command that a script runs: Lua hands over no more than some 8,000 at once.
-const SCRIPT_ARGS_MAX: usize = 7_900;
+pub(super) const SCRIPT_ARGS_MAX: usize = 7_900;
 /// Part number of replies that only matter when they are errors.
 const QUEUED: u16 = u16::MAX;
 /// Part number of the reply that the step is for.
@@ -161,6 +163,7 @@ impl Engine {
         }
         let gather = self.gather_of(how, keys, request.args);
         if let Some(why) = self.cannot_gather(&gather) {
+            self.advise_of(request.args, Outcome::Refused);
             self.metrics.cross_shard[CROSS_REFUSED].inc();
             return self.answer_error(id, why);
         }
@@ -174,10 +177,7 @@ impl Engine {
                 return self.wait_for(id, conn);
             }
         }
-        if let Err(route::Refusal::CrossSlot { first, second }) = route::one_shard(request.args, keys, &self.topology) {
-            let args = request.args;
-            self.advise(args.at(first as usize), args.at(second as usize), args.at(0));
-        }
+        self.advise_of(request.args, Outcome::Gathered);
         let client = &mut self.clients[id as usize];
         client.exclusive = true;
         let seq = client.open(State::Wait, Class::Split, self.now);
@@ -230,20 +230,25 @@ impl Engine {
             format!("it needs more than {COPIES_MAX} keys of other shards")
         } else if gather.bytes > gather.bytes_max {
             let (bytes, max) = (gather.bytes, gather.bytes_max);
-            format!("what they hold measures {bytes} bytes, more than limits.cross_shard_max_bytes ({max})")
+            failure::too_large(bytes, max)
         } else {
-            let state = |shard: ShardId| &self.shards[shard.0 as usize];
-            let newer = |shard: &ShardId| frames::is_unreadable(state(*shard), state(gather.target));
-            let newer = gather.sources().into_iter().find(newer)?;
-            let said = |shard: ShardId| {
-                let version = self.shards[shard.0 as usize].version.as_deref().unwrap_or("unknown");
-                format!("{} ({version})", self.topology.shard(shard).name)
-            };
-            format!("{} cannot read what {} writes", said(gather.target), said(newer))
+            gather.sources().into_iter().find_map(|source| self.unreadable(source, gather.target))?
         };
         let other = gather.copies.iter().find(|copy| copy.shard != gather.target).or(gather.copies.first());
         let other = other.map_or((&[][..], gather.target), |copy| (copy.key.as_slice(), copy.shard));
-        Some(failure::cannot_gather((&gather.anchor, gather.target), other, &why, &self.topology))
+        let remedy = self.remedy(&[&gather.anchor, other.0]);
+        Some(failure::cannot_gather((&gather.anchor, gather.target), other, &why, &remedy, &self.topology))
+    }
+
+    /// Why what `source` writes cannot be restored on `target`.
+    fn unreadable(&self, source: ShardId, target: ShardId) -> Option<String> {
+        let state = |shard: ShardId| &self.shards[shard.0 as usize];
+        let said = |shard: ShardId| {
+            let version = state(shard).version.as_deref().unwrap_or("unknown");
+            format!("{} ({version})", self.topology.shard(shard).name)
+        };
+        frames::is_unreadable(state(source), state(target))
+            .then(|| format!("{} cannot read what {} writes", said(target), said(source)))
     }
 
     /// The connection for what a gather asks of a shard: the client's usual one, so that its requests
@@ -336,6 +341,9 @@ impl Engine {
         }
         self.gather_step(id, seq, gather, copies.len());
         for (part, (conn, key)) in copies.iter().enumerate() {
+            if copies[..part].iter().any(|(earlier, _)| earlier == conn) {
+                self.announce_again(id, *conn);
+            }
             self.expect(*conn, id, seq, part as u16, false);
             self.conns[*conn as usize].out.write(|out| crate::resp::request(out, &[b"DUMP", &key[..]]));
         }

@@ -221,7 +221,7 @@ impl Engine {
             return self.answer_error(id, format!("ERR wrong number of arguments for '{shown}' command"));
         }
         if self.unusual
-            && let Some(flow) = self.held_back(id, request.row)
+            && let Some(flow) = self.held_back(id, request.row, request.args)
         {
             return flow;
         }
@@ -259,6 +259,9 @@ impl Engine {
                 Err(refusal) => return self.refuse(id, refusal, args),
             },
         };
+        if let Some(reserved) = route::reserved(args, &keys) {
+            return self.refuse(id, reserved, args);
+        }
         let in_multi = self.clients[id as usize].session.as_ref().is_some_and(|session| session.multi.is_some());
         match () {
             () if in_multi && foreign.no_multi => self.answer_error(id, "ERR Command not allowed inside a transaction"),

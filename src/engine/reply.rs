@@ -3,8 +3,9 @@
 
 use std::mem;
 
+use super::busy::PROBE;
 use super::client::{Answer, State, Turn};
-use super::conn::{Conn, ENGINE, GREETING, PEER, Tag, Use, WAITER};
+use super::conn::{Conn, ENGINE, GREETING, MOVER, PEER, Tag, Use, WAITER};
 use super::merge::{Finish, Merge, Need};
 use super::out::LARGE_BYTES;
 use super::proxy::Proxy;
@@ -59,7 +60,7 @@ impl Engine {
                     let answer = Answer::Owned(inbox.take(len));
                     self.reply(id, answer);
                     // What follows on a connection that is over is nobody's, and no other's either.
-                    if !self.conns.get(id as usize).is_some_and(Conn::is_linked) {
+                    if !self.conns.get(id as usize).is_some_and(Conn::is_open) && self.is_over(id) {
                         return;
                     }
                     if inbox.is_empty() {
@@ -98,7 +99,7 @@ impl Engine {
                     self.reply(id, Answer::Copied(&bytes[used..used + len]));
                     used += len;
                     // What follows a broken connection's last reply is nobody's.
-                    if !self.conns.get(id as usize).is_some_and(Conn::is_linked) {
+                    if !self.conns.get(id as usize).is_some_and(Conn::is_open) && self.is_over(id) {
                         return Ok((bytes.len(), 1));
                     }
                 }
@@ -116,9 +117,13 @@ impl Engine {
         let conn = &mut self.conns[id as usize];
         if answer.bytes().first() == Some(&b'>') {
             // Nobody subscribed on a connection that carries requests.
-            if conn.purpose == Use::Track {
-                let shard = conn.shard;
-                self.invalidated(shard, answer.bytes());
+            match conn.purpose {
+                Use::Track => {
+                    let shard = conn.shard;
+                    self.invalidated(shard, answer.bytes());
+                }
+                Use::Private { .. } | Use::Sink { .. } => self.pushed(id, answer.bytes()),
+                _ => {}
             }
             return;
         }
@@ -131,11 +136,13 @@ impl Engine {
         self.tally.backend(conn.shard, tag.at, &self.metrics);
         let waited_for = !conn.waiters.is_empty();
         let leased = conn.purpose != Use::Shared && conn.fifo.is_empty();
+        let shard = conn.shard;
         match tag.client {
-            client if client < PEER => self.complete(tag, answer),
-            ENGINE => self.looked_up(tag.seq, answer.bytes()),
+            client if client < MOVER => self.complete(tag, answer),
+            ENGINE => self.told_engine(tag, shard, answer.bytes()),
             WAITER => self.heard(tag.seq, tag.part, answer.bytes()),
             PEER => self.owed_answered(tag.seq, answer.bytes()),
+            MOVER => self.moved(tag.seq, tag.part, answer.bytes()),
             _ => {}
         }
         if waited_for {
@@ -144,6 +151,26 @@ impl Engine {
         if leased {
             self.lease_answered(id);
         }
+    }
+
+    /// A reply came on a connection that is not simply open: whether that was its last one.
+    #[cold]
+    fn is_over(&mut self, id: u32) -> bool {
+        match self.conns.get(id as usize) {
+            Some(conn) if conn.is_linked() => {
+                // What the server was busy with has ended.
+                let shard = conn.shard;
+                self.not_busy(shard);
+                false
+            }
+            _ => true,
+        }
+    }
+
+    /// The answer to one of the engine's own questions, or the error that stands for it.
+    #[cold]
+    pub(super) fn told_engine(&mut self, tag: Tag, shard: ShardId, reply: &[u8]) {
+        if tag.part == PROBE { self.probed(shard, reply) } else { self.looked_up(tag.seq, reply) }
     }
 
     /// Nobody waits for this: it is a message, or the connection is not to be trusted.
@@ -202,6 +229,8 @@ impl Engine {
                 self.wait_in(id, seq, *words, since, false);
                 self.end_if_half_closed(id);
             }
+            Finish::Redirect { frame, part } => self.redirect_found(id, seq, &frame, part),
+            Finish::Tracked { error } => self.tracking_set(id, seq, error.as_deref()),
             Finish::Ask { questions, need, merge } => self.ask(id, seq, &questions, need, merge),
         }
     }
@@ -233,7 +262,13 @@ impl Engine {
         let (proto, db, generation) = (client.proto, client.db, client.generation);
         let Some(slot) = client.slot(seq) else { return };
         slot.state = State::Merge(merge);
-        let conns: Vec<u32> = questions.iter().map(|(shard, _)| self.shared(*shard, proto, db)).collect();
+        let mut conns = Vec::with_capacity(questions.len());
+        for (shard, _) in questions {
+            conns.push(match self.private(id, *shard) {
+                Some(private) => private,
+                None => self.shared(*shard, proto, db),
+            });
+        }
         let down = conns.iter().position(|conn| *conn == NONE);
         for (part, (conn, (shard, frame))) in conns.into_iter().zip(questions).enumerate() {
             let missing = match down {

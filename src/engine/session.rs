@@ -14,7 +14,9 @@ use super::conn::{NOBODY, Use};
 use super::merge::{EXEC_QUEUED, EXEC_RESULT, Exec, Kind, Merge};
 use super::pubsub::Subscriptions;
 use super::request::{Flow, Request};
+use super::tracking::Tracking;
 use super::{CROSS_REFUSED, Engine, NONE, failure};
+use crate::advice::Outcome;
 use crate::command::{Class, Flags, Local, Route, Session as Verb};
 use crate::resp::{Proto, integer, request};
 use crate::route;
@@ -40,6 +42,7 @@ pub(super) struct Session {
     pub(super) subscriptions: Subscriptions,
     /// It is told of every request.
     pub(super) monitors: bool,
+    pub(super) tracking: Option<Box<Tracking>>,
     /// The shards on which its transaction is being carried out.
     parties: Vec<Party>,
     /// It waited too long for leases: EXEC says so.
@@ -60,6 +63,7 @@ impl Default for Session {
             skip: false,
             subscriptions: Subscriptions::default(),
             monitors: false,
+            tracking: None,
             parties: Vec::new(),
             late: false,
             orphan: false,
@@ -72,6 +76,13 @@ impl Session {
     pub(super) fn lose_watch(&mut self) {
         if let Some(watch) = &mut self.watch {
             watch.conn = NONE;
+        }
+    }
+
+    /// The same if it is this one.
+    pub(super) fn lose_watch_on(&mut self, conn: u32) {
+        if self.watch.is_some_and(|watch| watch.conn == conn) {
+            self.lose_watch();
         }
     }
 
@@ -89,6 +100,7 @@ impl Session {
             && !self.skip
             && self.subscriptions.is_empty()
             && !self.monitors
+            && self.tracking.is_none()
             && self.parties.is_empty()
             && !self.late
     }
@@ -120,6 +132,13 @@ impl Engine {
             }
             return None;
         }
+        if session.tracking.is_some()
+            && let Some(flow) = self.caching_ahead(id, request)
+        {
+            return Some(flow);
+        }
+        let client = &mut self.clients[id as usize];
+        let session = client.session.as_mut()?;
         if session.skip {
             session.skip = false;
             if request.row.route == Route::Local(Local::ClientReply) && session.multi.is_none() {
@@ -182,6 +201,10 @@ impl Engine {
     /// The connection for a client that may hold a lease on the shard.
     #[cold]
     pub(super) fn conn_in_session(&mut self, id: u32, shard: ShardId) -> u32 {
+        if let Some(conn) = self.private(id, shard) {
+            self.announce(id, conn);
+            return conn;
+        }
         let client = &self.clients[id as usize];
         match client.session.as_ref().and_then(|session| session.watch) {
             Some(watch) if watch.shard == shard => watch.conn,
@@ -221,6 +244,9 @@ impl Engine {
         if self.must_finish_watch(id) {
             return Flow::Parked(Park::Empty);
         }
+        if let Some(text) = self.exec_busy(id) {
+            return self.abort(id, &[b"EXECABORT Transaction discarded because of: ", text.as_slice()].concat());
+        }
         let Some(multi) = &self.clients[id as usize].session_mut().multi else { return Flow::Taken };
         if multi.spoiled {
             return self.abort(id, b"EXECABORT Transaction discarded because of previous errors.");
@@ -237,7 +263,11 @@ impl Engine {
             return Flow::Parked(Park::Empty);
         }
         let shard = shards.first().map_or_else(|| self.topology.home(), |shard| *shard);
-        let conn = watch.map_or_else(|| self.shared(shard, proto, db), |watch| watch.conn);
+        let conn = match (watch, self.private(id, shard)) {
+            (Some(watch), _) => watch.conn,
+            (None, Some(private)) => private,
+            (None, None) => self.shared(shard, proto, db),
+        };
         if conn == NONE {
             self.clients[id as usize].session_mut().multi = None;
             self.drop_plain_session(id);
@@ -249,6 +279,7 @@ impl Engine {
         let multi = self.clients[id as usize].session_mut().multi.take().unwrap_or_default();
         let (db, plain, seq) = (multi.db, multi.plain, self.clients[id as usize].next_seq());
         multi.scripts.iter().for_each(|script| self.load_ahead(conn, script));
+        self.announce(id, conn);
         self.expect(conn, id, seq, EXEC_QUEUED, true);
         self.conns[conn as usize].out.write(|out| crate::resp::request(out, &["MULTI"]));
         let (pieces, sent) = if plain {
@@ -277,6 +308,14 @@ impl Engine {
         }
         self.drop_plain_session(id);
         Flow::Taken
+    }
+
+    /// The BUSY of a shard on which the client's transaction would run.
+    fn exec_busy(&self, id: u32) -> Option<Vec<u8>> {
+        let multi = self.clients[id as usize].session.as_ref()?.multi.as_ref()?;
+        let home = [self.topology.home()];
+        let shards = if multi.parties.is_empty() { &home } else { multi.parties.as_slice() };
+        shards.iter().find_map(|shard| self.busy_text(*shard))
     }
 
     /// An EXEC that cannot be: it ends the transaction all the same, as in Redis.
@@ -324,29 +363,39 @@ impl Engine {
             Ok(shard) => shard,
             Err(refusal) => return self.refuse(id, refusal, request.args),
         };
+        // The key watched first, and those that another tag parts from it.
+        let anchor = session.filter(|session| session.watch.is_some()).map(|session| session.anchor.clone());
+        let anchor = anchor.as_deref().unwrap_or_else(|| request.args.at(1));
+        let parted = self.parted_from(anchor, request.args.iter().skip(1));
         let conn = match watched {
             Some(watch) if watch.shard != shard => {
                 let map = &self.topology;
                 let text = format!(
-                    "CROSSSLOT watched keys are on {} and on {}: give them one hash tag such as {{tag}}, or add a \
-                     [[colocate]] rule",
+                    "CROSSSLOT watched keys are on {} and on {}: {}",
                     map.shard(watch.shard).name,
-                    map.shard(shard).name
+                    map.shard(shard).name,
+                    self.remedy(&parted)
                 );
-                let anchor = session.map_or_else(Vec::new, |session| session.anchor.clone());
                 self.metrics.cross_shard[CROSS_REFUSED].inc();
-                self.advise(&anchor, request.args.at(1), b"WATCH");
+                self.advise(&parted, b"WATCH", Outcome::Refused);
                 return self.answer_error(id, &text);
             }
             Some(Watch { conn: NONE, .. }) => {
                 return self.answer_error(id, failure::watch_lost(self.topology.shard(shard)));
             }
             Some(watch) => watch.conn,
-            None => match self.lease(id, shard, proto, db, true) {
-                Ok(conn) => conn,
-                Err(flow) => return flow,
+            None => match self.private(id, shard) {
+                Some(NONE) => return self.answer_down(id, shard, Class::Session),
+                Some(private) => private,
+                None => match self.lease(id, shard, proto, db, true) {
+                    Ok(conn) => conn,
+                    Err(flow) => return flow,
+                },
             },
         };
+        if parted.len() > 1 && self.topology.is_alone() {
+            self.advise(&parted, b"WATCH", Outcome::Refused);
+        }
         let client = &mut self.clients[id as usize];
         if watched.is_none() {
             client.session_mut().anchor = request.args.at(1).to_vec();
@@ -411,6 +460,7 @@ impl Engine {
         let Some(session) = self.clients[id as usize].session.as_mut() else { return };
         if let Some(watch) = session.watch.take()
             && let Some(conn) = self.conns.get_mut(watch.conn as usize)
+            && let Use::Lease { .. } = conn.purpose
         {
             conn.purpose = Use::Lease { client: id, keep: false };
         }
@@ -428,6 +478,7 @@ impl Engine {
     pub(super) fn reset_session(&mut self, id: u32) {
         self.forget_watch(id);
         self.unsubscribe_all(id);
+        self.untrack(id);
         let mut monitors = false;
         if let Some(session) = self.clients[id as usize].session.as_mut() {
             session.multi = None;

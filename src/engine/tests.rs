@@ -11,7 +11,9 @@ use crate::metrics::Metrics;
 use crate::resp::{Args, RequestScanner, Scan, request};
 use crate::topology::{Colocate, Endpoint, Kind, Shard, Spec};
 
+mod busy;
 mod ends;
+mod gather;
 mod peers;
 mod prepared;
 

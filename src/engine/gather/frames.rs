@@ -140,7 +140,7 @@ fn format(shard: &ShardState) -> Option<u32> {
     })
 }
 
-fn frame(args: &[&[u8]]) -> Vec<u8> {
+pub(super) fn frame(args: &[&[u8]]) -> Vec<u8> {
     let mut out = Vec::new();
     request(&mut out, args);
     out

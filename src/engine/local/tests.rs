@@ -235,11 +235,7 @@ fn the_connection_speaks_as_redis_does() {
             ("CLIENT TRACKING x", "-ERR syntax error\r\n"),
             ("CLIENT TRACKING on FOO", "-ERR syntax error\r\n"),
             ("CLIENT TRACKING on REDIRECT x", "-ERR value is not an integer or out of range\r\n"),
-            (
-                "CLIENT TRACKING on BCAST PREFIX a",
-                "-ERR CLIENT TRACKING ON is not available through Ringway yet: a client-side cache would not hear of \
-                 changes\r\n",
-            ),
+            ("CLIENT TRACKING on PREFIX a", "-ERR PREFIX option requires BCAST mode to be enabled\r\n"),
             (
                 "CLIENT CACHING yes",
                 "-ERR CLIENT CACHING can be called only when the client is in tracking mode with OPTIN or OPTOUT mode \
@@ -511,15 +507,17 @@ fn what_is_on_several_shards_becomes_advice() {
         assert!(said.starts_with(reply), "{line}: {said}");
     }
     let text = bench.ask(client, "RINGWAY ADVISE");
-    assert!(text.contains("are on several shards: 3\n"), "{text}");
+    assert!(text.contains("are on several shards: 3 refused, 0 gathered.\n"), "{text}");
     assert!(text.contains("only before a second shard holds data"), "{text}");
     assert!(
-        text.contains("\n# 2 x user:*:cart with user:*:seen (SINTER)\n[[colocate]]\npattern = \"user:{*}:*\"\n"),
+        text.contains(
+            "\n# 2 x user:*:cart with user:*:seen (SINTER 1, SUNION 1)\n[[colocate]]\npattern = \"user:{*}:*\"\n"
+        ),
         "{text}"
     );
     assert!(
         text.contains(
-            "\n# 1 x job:* with q:* (MULTI)\n[[colocate]]\npattern = \"q:{*}\"\n[[colocate]]\npattern = \"job:{*}\"\n"
+            "\n# 1 x job:* with q:* (MULTI 1)\n[[colocate]]\npattern = \"job:{*}\"\n[[colocate]]\npattern = \"q:{*}\"\n"
         ),
         "{text}"
     );
