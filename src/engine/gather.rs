@@ -99,7 +99,7 @@ impl Gather {
         }
     }
 
-    /// Takes the reply to a part of the step; true bounds are looked at when all are there.
+    /// Takes the reply to a part of the step.
     pub(super) fn add(&mut self, part: u16, reply: &[u8]) {
         if reply.first() == Some(&b'-') {
             self.error.get_or_insert_with(|| reply.to_vec());
