@@ -22,10 +22,11 @@ demo: ## Three real Redis servers and Ringway before them, removed on exit.
 test: lint ## Formatting, lints, documentation and tests, without the long ones.
 	@scripts/setup.sh redis prometheus nutcracker node venv
 	python3 -m unittest discover -q -s benches
+	python3 -m unittest discover -q -s tests/conformance
 	python3 scripts/test.py $(value ARGS)
 
 test-long: ## The long tests (tests/long_*.rs): conformance, frameworks, faults.
-	@scripts/setup.sh cc python redis prometheus nutcracker node venv
+	@scripts/setup.sh cc python redis prometheus nutcracker node venv tcl sources
 	python3 scripts/test.py --long $(value ARGS)
 
 bench: ## Side by side with direct, haproxy and nutcracker: benches/RESULTS.md.

@@ -31,6 +31,8 @@ for need in "$@"; do
         node) have node || have npm || packages+=(nodejs npm) ;;
         python) have python3 || packages+=(python3) ;;
         venv) python3 -c 'import ensurepip' 2>/dev/null || packages+=(python3 python3-venv python3-pip) ;;
+        tcl) have tclsh || packages+=(tcl) ;;
+        sources) have apt-get dpkg-source patch xz || packages+=(dpkg-dev xz-utils patch) ;;
         strace) have strace || packages+=(strace) ;;
         valgrind) have valgrind || packages+=(valgrind) ;;
         # rustup's minimal profile has neither; its shims are on the path all the same.

@@ -151,11 +151,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--long", action="store_true", help="tests/long_*.rs and nothing else")
     parser.add_argument("--jobs", type=int, default=2, help="binaries at a time (default 2)")
-    parser.add_argument("--limit", type=float, default=600, help="seconds for each binary (default 600)")
+    parser.add_argument("--limit", type=float, help="seconds for each binary (default 600, with --long 2400)")
     parser.add_argument("--filter", action="append", default=[], help="only tests whose name contains it")
     parser.add_argument("names", nargs="*", help="only these files of tests/, without .rs")
     options = parser.parse_args()
 
+    limit = options.limit or (2400 if options.long else 600)
     tests = integration_tests(options.long)
     if unknown := set(options.names) - set(tests):
         parser.error(f"no such test file: {', '.join(sorted(unknown))}")
@@ -173,7 +174,7 @@ def main() -> int:
         return 0
 
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
-        waiting = [pool.submit(run, job, options.filter, options.limit) for job in jobs]
+        waiting = [pool.submit(run, job, options.filter, limit) for job in jobs]
         outcomes = []
         try:
             for done in concurrent.futures.as_completed(waiting):

@@ -9,6 +9,7 @@
 //! received, and writes what lies in the `out` of everything that was marked dirty. News for the
 //! driver (connect, close) are [`Order`]s. Everything below is one thread's; nothing here blocks.
 
+mod busy;
 mod client;
 mod clock;
 mod conn;
@@ -44,10 +45,12 @@ pub use out::Out;
 pub use peers::Message;
 pub use pubsub::{Board, OutputLimits};
 
+use crate::advice::Tallies;
 use crate::command::{self, Class};
 use crate::metrics::{Labels, WorkerMetrics};
 use crate::resp::{Limits, Proto, Span};
 use crate::topology::{ShardId, Topology};
+use busy::Probe;
 use client::{Client, End, Park};
 use conn::{Conn, Link, Use};
 use gather::Renames;
@@ -122,6 +125,8 @@ pub struct Options {
     pub epoch: u64,
     /// This worker's number, of `facts.threads`.
     pub worker: u16,
+    /// Where the workers leave what they have counted of keys on several shards.
+    pub tallies: Arc<Tallies>,
     /// What the clients of all workers are subscribed to; none when there is one worker.
     pub board: Option<Arc<Board>>,
     /// How the proxy names itself in INFO.
@@ -157,6 +162,7 @@ impl Default for Options {
             databases: 16,
             epoch: 0,
             worker: 0,
+            tallies: Arc::new(Tallies::new(1, Vec::new())),
             board: None,
             facts: Facts::default(),
         }
@@ -249,6 +255,8 @@ struct ShardState {
     reserve: Reserve,
     /// What the server calls its version, once it was asked.
     version: Option<String>,
+    /// Whether a script keeps it busy.
+    probe: Probe,
     /// It calls itself Valkey, which counts its versions apart from Redis'.
     is_valkey: bool,
 }
@@ -584,7 +592,7 @@ impl Engine {
             state.others.get(&(proto, db)).copied().unwrap_or(NONE)
         };
         if known != NONE {
-            return if self.conns[known as usize].link == Link::Down { NONE } else { known };
+            return if self.conns[known as usize].link.is_shut() { NONE } else { known };
         }
         self.shared_new(shard, proto, db)
     }
@@ -641,7 +649,7 @@ impl Engine {
         let conn = &mut self.conns[id as usize];
         let room = conn.out.len() * 2 <= self.options.backend_buffer_bytes_max
             && conn.fifo.len() * 2 <= self.options.backend_inflight_max;
-        if room || conn.link == Link::Down {
+        if room || conn.link.is_shut() {
             self.resume.append(&mut conn.waiters);
         }
     }
@@ -664,6 +672,7 @@ impl ShardState {
             leases: 0,
             reserve: Reserve::default(),
             version: None,
+            probe: Probe::default(),
             is_valkey: false,
         }
     }

@@ -1,7 +1,7 @@
 //! What happens because time passes: requests that waited too long are answered, connections that
 //! fell silent are given up, memory that a burst left behind is given back.
 
-use super::client::Answer;
+use super::client::{Answer, Client};
 use super::conn::{ENGINE, GREETING, MOVER, NOBODY, PEER, Tag, WAITER};
 use super::{Engine, Fault, Order, failure};
 use crate::metrics::BackendError;
@@ -49,12 +49,14 @@ impl Engine {
             let text = failure::timeout(self.topology.shard(shard), waited / 1000);
             let text = format!("-{text}\r\n");
             match tag.client {
-                ENGINE => self.looked_up(tag.seq, text.as_bytes()),
+                ENGINE => self.told_engine(tag, shard, text.as_bytes()),
                 PEER => self.owed_answered(tag.seq, text.as_bytes()),
                 MOVER => self.moved(tag.seq, tag.part, text.as_bytes()),
                 _ => self.complete(tag, Answer::Copied(text.as_bytes())),
             }
         }
+        self.advice_tick();
+        self.busy_tick();
         self.hub_tick();
         self.waiting_tick();
         mute.extend(self.silent_lines());
@@ -73,9 +75,7 @@ impl Engine {
     fn look_at_clients(&mut self) {
         let (hard, idle) = (self.options.client_output_hard_bytes_max, self.options.client_idle);
         let mut buffered: usize = self.conns.iter().map(|(_, conn)| conn.out.len() + conn.inbox.len()).sum();
-        let mut blocked = 0;
         for (id, client) in &self.clients {
-            blocked += i64::from(client.session.as_ref().is_some_and(|session| session.is_blocked()));
             buffered += client.buffered();
             if client.unread() > hard {
                 self.orders.push_back(Order::DropClient { client: id as u32 });
@@ -84,7 +84,15 @@ impl Engine {
             }
         }
         self.metrics.buffered_bytes.set(buffered as i64);
-        self.metrics.clients_blocked.set(blocked);
+        self.metrics.clients_blocked.set(self.blocked_clients());
+    }
+
+    /// Clients whose command waits, or is held back by a pause.
+    pub(super) fn blocked_clients(&self) -> i64 {
+        let waits = |client: &Client| client.session.as_ref().is_some_and(|session| session.is_blocked());
+        let is_there = |id: u32, generation| self.clients.get(id as usize).is_some_and(|c| c.generation == generation);
+        let held = self.held.iter().filter(|(id, generation)| is_there(*id, *generation));
+        (self.clients.iter().filter(|(_, client)| waits(client)).count() + held.count()) as i64
     }
 
     /// To be called every few seconds: gives back memory that a burst left behind.

@@ -53,6 +53,8 @@ pub(super) enum Use {
     Hub,
     /// Says which of the keys that clients wait for have changed.
     Track,
+    /// Asks whether the server is busy.
+    Probe,
 }
 
 /// Who holds a connection that only transactions use.
@@ -69,11 +71,28 @@ pub(super) enum Hold {
 pub(super) enum Link {
     /// No socket; the last attempt failed or none was made. Requests are refused.
     Down,
+    /// A script runs on it and the server says BUSY: requests are refused with that.
+    Busy,
     /// On its way, and nothing speaks against it: requests wait.
     Connecting,
     /// The socket is there; the greeting's replies are awaited.
     Greeting,
     Up,
+    /// A script has run on it for a while: nothing more is written, and the server is asked elsewhere.
+    Stalled,
+}
+
+impl Link {
+    /// Requests are refused at once.
+    #[inline]
+    pub(super) fn is_shut(self) -> bool {
+        matches!(self, Self::Down | Self::Busy)
+    }
+
+    /// The socket is there and was greeted.
+    pub(super) fn is_up(self) -> bool {
+        matches!(self, Self::Up | Self::Stalled | Self::Busy)
+    }
 }
 
 #[derive(Debug)]
@@ -141,6 +160,12 @@ impl Conn {
     /// There is a socket.
     #[inline]
     pub(super) fn is_linked(&self) -> bool {
+        self.link == Link::Greeting || self.link.is_up()
+    }
+
+    /// Replies that come are anybody's: there is a socket, and nothing special about it.
+    #[inline]
+    pub(super) fn is_open(&self) -> bool {
         matches!(self.link, Link::Up | Link::Greeting)
     }
 
@@ -162,7 +187,7 @@ impl Conn {
         match self.link {
             Link::Up => Some(&mut self.out),
             Link::Greeting => Some(&mut self.greeting),
-            Link::Down | Link::Connecting => None,
+            Link::Down | Link::Connecting | Link::Stalled | Link::Busy => None,
         }
     }
 }

@@ -53,7 +53,15 @@ impl Engine {
     pub(super) fn greeted(&mut self, id: u32, reply: &[u8]) {
         if reply.first() == Some(&b'-') {
             let said = String::from_utf8_lossy(&reply[1..]).trim_end().to_owned();
-            self.conn_lost(id, Fault::Auth, &format!("it answered the greeting with '{said}'"));
+            let busy = reply.starts_with(b"-BUSY");
+            if busy {
+                self.greeted_busy(id, reply);
+            }
+            self.conn_lost(
+                id,
+                if busy { Fault::Connect } else { Fault::Auth },
+                &format!("it answered the greeting with '{said}'"),
+            );
             return self.reconnect(id);
         }
         let conn = &mut self.conns[id as usize];
@@ -84,7 +92,7 @@ impl Engine {
                 Use::Hub => self.hub_up(shard),
                 Use::Track => self.track_up(shard),
                 Use::Shared => self.waiting_up(shard),
-                Use::Lease { .. } | Use::Party(_) => {}
+                Use::Lease { .. } | Use::Party(_) | Use::Probe => {}
             }
             // Whoever took it may have let go of it before it was connected.
             self.lease_answered(id);
@@ -103,14 +111,14 @@ impl Engine {
             Fault::Protocol => BackendError::Protocol,
             Fault::Auth => BackendError::Auth,
         });
-        if matches!(conn.link, Link::Up | Link::Greeting) {
+        if conn.is_linked() {
             backend.connections.dec();
         }
         let base = conn.purpose == Use::Shared && conn.proto == Proto::Resp2 && conn.db == 0;
         if base {
             backend.up.set(0);
         }
-        let was_up = conn.link == Link::Up;
+        let was_up = conn.link.is_up();
         let sent = conn.out.taken();
         conn.trouble = trouble.to_owned();
         // A server that was there a moment ago gets one chance to be back at once.
@@ -124,6 +132,7 @@ impl Engine {
         conn.scanner = ReplyScanner::default();
         let fifo = mem::take(&mut conn.fifo);
         self.resume.append(&mut conn.waiters);
+        let at = shard;
         let shard = self.topology.shard(shard).clone();
         for tag in fifo {
             if tag.client == GREETING {
@@ -132,7 +141,7 @@ impl Engine {
             let text = if tag.offset < sent { failure::lost(&shard, trouble) } else { failure::down(&shard, trouble) };
             let text = format!("-{text}\r\n");
             match tag.client {
-                ENGINE => self.looked_up(tag.seq, text.as_bytes()),
+                ENGINE => self.told_engine(tag, at, text.as_bytes()),
                 WAITER => self.unheard(tag.seq, tag.part, tag.offset < sent, trouble),
                 PEER => self.owed_answered(tag.seq, text.as_bytes()),
                 MOVER => self.moved(tag.seq, tag.part, text.as_bytes()),
@@ -142,7 +151,8 @@ impl Engine {
         }
         let conn = &self.conns[id as usize];
         match conn.purpose {
-            Use::Shared => {}
+            Use::Shared => self.not_busy(at),
+            Use::Probe => {}
             Use::Lease { .. } => self.lease_lost(id),
             Use::Party(_) => self.reserve_lost(id),
             Use::Hub => self.hub_lost(conn.shard),

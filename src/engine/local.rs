@@ -38,6 +38,9 @@ const HELLO_NOAUTH: &str = "NOAUTH HELLO must be called with the client already 
 impl Engine {
     pub(super) fn local(&mut self, id: u32, what: Local, request: &Request<'_>) -> Flow {
         let args = request.args;
+        if let Some(text) = self.busy_home(request) {
+            return self.answer_error(id, text);
+        }
         match what {
             Local::Ping if args.len() == 1 => self.answer(id, |reply| _ = reply.status("PONG")),
             Local::Quit => {

@@ -221,7 +221,7 @@ impl Engine {
             return self.answer_error(id, format!("ERR wrong number of arguments for '{shown}' command"));
         }
         if self.unusual
-            && let Some(flow) = self.held_back(id, request.row)
+            && let Some(flow) = self.held_back(id, request.row, request.args)
         {
             return flow;
         }

@@ -326,7 +326,9 @@ impl Merge {
                 }
             }
             Every::Kill => {
+                // The one that had something to kill, or why it could not.
                 let ran = parts.iter().find(|part| part.first() == Some(&b'+'));
+                let ran = ran.or_else(|| parts.iter().find(|part| !part.starts_with(b"-NOTBUSY")));
                 _ = reply.raw(ran.unwrap_or(&parts[0]));
             }
             Every::Texts if parts.iter().any(|part| *part != parts[0]) => {

@@ -53,7 +53,7 @@ impl Engine {
     /// A request while there is a pause, or somebody monitors.
     #[cold]
     pub(super) fn unusually(&mut self, id: u32, request: &Request<'_>) -> Flow {
-        if let Some(flow) = self.held_back(id, request.row) {
+        if let Some(flow) = self.held_back(id, request.row, request.args) {
             return flow;
         }
         self.seen(id, request, |engine| {

@@ -103,6 +103,13 @@ impl Out {
         self.chunks.push_back(bytes);
     }
 
+    /// Drops what is not written yet.
+    pub(super) fn discard(&mut self) {
+        self.chunks.clear();
+        self.tail.clear();
+        (self.head, self.len) = (0, 0);
+    }
+
     /// Bytes not written yet.
     #[must_use]
     pub fn len(&self) -> usize {

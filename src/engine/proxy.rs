@@ -27,11 +27,9 @@ impl Engine {
         let clients: i64 = workers().map(|worker| worker.clients.value()).sum();
         let accepted: u64 = workers().map(|worker| worker.clients_total.value()).sum();
         let refused: u64 = workers().flat_map(|worker| &worker.clients_refused).map(|refused| refused.value()).sum();
-        let is_blocked = |client: &super::client::Client| client.session.as_ref().is_some_and(|s| s.is_blocked());
-        let here = self.clients.iter().filter(|(_, client)| is_blocked(client)).count() as i64;
         // Of the other workers' what they said last.
         let others = workers().filter(|worker| !std::sync::Arc::ptr_eq(worker, &self.metrics));
-        let blocked = here + others.map(|worker| worker.clients_blocked.value()).sum::<i64>();
+        let blocked = self.blocked_clients() + others.map(|worker| worker.clients_blocked.value()).sum::<i64>();
         let seconds = self.now / 1_000_000;
         vec![
             ("redis_mode", "standalone".to_owned()),
@@ -92,7 +90,7 @@ impl Engine {
         ];
         for (index, (shard, state)) in map.shards().iter().zip(&self.shards).enumerate() {
             let link = self.conns.get(state.shared[0] as usize).map(|conn| conn.link);
-            let up = if link == Some(Link::Up) { "up" } else { "down" };
+            let up = if link.is_some_and(Link::is_up) { "up" } else { "down" };
             let slots = map.slots_of(crate::topology::ShardId(index as u16));
             let version = state.version.as_deref().unwrap_or("");
             let text = format!("address={},state={up},version={version},slots={slots}", shard.endpoint);

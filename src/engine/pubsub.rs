@@ -144,7 +144,7 @@ impl Engine {
     fn targets(&self) -> Vec<u64> {
         let targets =
             self.hub.lines.iter().enumerate().map(|(shard, line)| match self.conns[line.conn as usize].link {
-                Link::Up => line.end,
+                Link::Up | Link::Stalled | Link::Busy => line.end,
                 Link::Connecting | Link::Greeting => UNKNOWN,
                 // A server that is there will be connected in a moment; one that is not is not waited for.
                 Link::Down if self.is_shard_up(shard) => UNKNOWN,
@@ -294,7 +294,7 @@ impl Engine {
     }
 
     fn is_shard_up(&self, index: usize) -> bool {
-        self.conns.get(self.shards[index].shared[0] as usize).is_some_and(|conn| conn.link == Link::Up)
+        self.conns.get(self.shards[index].shared[0] as usize).is_some_and(|conn| conn.link.is_up())
     }
 
     /// Subscribes or unsubscribes on every shard whose line is up; the others are asked when theirs is.

@@ -3,6 +3,7 @@
 
 use std::mem;
 
+use super::busy::PROBE;
 use super::client::{Answer, State, Turn};
 use super::conn::{Conn, ENGINE, GREETING, MOVER, PEER, Tag, Use, WAITER};
 use super::merge::{Finish, Merge, Need};
@@ -59,7 +60,7 @@ impl Engine {
                     let answer = Answer::Owned(inbox.take(len));
                     self.reply(id, answer);
                     // What follows on a connection that is over is nobody's, and no other's either.
-                    if !self.conns.get(id as usize).is_some_and(Conn::is_linked) {
+                    if !self.conns.get(id as usize).is_some_and(Conn::is_open) && self.is_over(id) {
                         return;
                     }
                     if inbox.is_empty() {
@@ -98,7 +99,7 @@ impl Engine {
                     self.reply(id, Answer::Copied(&bytes[used..used + len]));
                     used += len;
                     // What follows a broken connection's last reply is nobody's.
-                    if !self.conns.get(id as usize).is_some_and(Conn::is_linked) {
+                    if !self.conns.get(id as usize).is_some_and(Conn::is_open) && self.is_over(id) {
                         return Ok((bytes.len(), 1));
                     }
                 }
@@ -131,9 +132,10 @@ impl Engine {
         self.tally.backend(conn.shard, tag.at, &self.metrics);
         let waited_for = !conn.waiters.is_empty();
         let leased = conn.purpose != Use::Shared && conn.fifo.is_empty();
+        let shard = conn.shard;
         match tag.client {
             client if client < MOVER => self.complete(tag, answer),
-            ENGINE => self.looked_up(tag.seq, answer.bytes()),
+            ENGINE => self.told_engine(tag, shard, answer.bytes()),
             WAITER => self.heard(tag.seq, tag.part, answer.bytes()),
             PEER => self.owed_answered(tag.seq, answer.bytes()),
             MOVER => self.moved(tag.seq, tag.part, answer.bytes()),
@@ -145,6 +147,26 @@ impl Engine {
         if leased {
             self.lease_answered(id);
         }
+    }
+
+    /// A reply came on a connection that is not simply open: whether that was its last one.
+    #[cold]
+    fn is_over(&mut self, id: u32) -> bool {
+        match self.conns.get(id as usize) {
+            Some(conn) if conn.is_linked() => {
+                // What the server was busy with has ended.
+                let shard = conn.shard;
+                self.not_busy(shard);
+                false
+            }
+            _ => true,
+        }
+    }
+
+    /// The answer to one of the engine's own questions, or the error that stands for it.
+    #[cold]
+    pub(super) fn told_engine(&mut self, tag: Tag, shard: ShardId, reply: &[u8]) {
+        if tag.part == PROBE { self.probed(shard, reply) } else { self.looked_up(tag.seq, reply) }
     }
 
     /// Nobody waits for this: it is a message, or the connection is not to be trusted.

@@ -11,6 +11,8 @@ use sha1::{Digest, Sha1};
 use super::conn::NOBODY;
 use super::request::{Flow, Request};
 use super::{Engine, NONE};
+use crate::command::Command;
+use crate::resp::Args;
 use crate::topology::ShardId;
 
 /// Bytes of all bodies; the oldest are forgotten first.
@@ -58,6 +60,13 @@ fn sha(body: &[u8]) -> Sha {
     sha
 }
 
+fn is_no_writes(body: &[u8]) -> bool {
+    let first = body.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let flags = first.strip_prefix(b"#!").into_iter().flat_map(|words| words.split(|byte| *byte == b' '));
+    let mut flags = flags.filter_map(|word| word.strip_prefix(b"flags=")).flat_map(|flags| flags.split(|b| *b == b','));
+    flags.any(|flag| flag == b"no-writes")
+}
+
 impl Engine {
     /// EVAL, EVALSHA and their kin go to one shard, which gets to know the body first.
     #[cold]
@@ -103,6 +112,20 @@ impl Engine {
         }
     }
 
+    /// The script that the request brings or names says of itself that it writes nothing:
+    /// `#!lua flags=no-writes`.
+    pub(super) fn is_no_writes(&self, row: &Command, args: Args<'_>) -> bool {
+        let body = match row.name {
+            "eval" => Some(args.at(1)),
+            "evalsha" => {
+                let sha: Option<Sha> = args.at(1).to_ascii_lowercase().try_into().ok();
+                sha.and_then(|sha| self.scripts.bodies.get(&sha)).map(Vec::as_slice)
+            }
+            _ => None,
+        };
+        body.is_some_and(is_no_writes)
+    }
+
     /// Remembers a body; one that was not known is news to the other workers too.
     fn learn_and_tell(&mut self, body: &[u8]) {
         let (_, new) = self.scripts.learn(body);
@@ -145,6 +168,19 @@ mod tests {
     #[test]
     fn a_body_is_named_by_its_digest() {
         assert_eq!(sha(b"return 1"), *b"e0e1f9fabfc9d4800c877a703b823ac0578ff8db");
+    }
+
+    #[test]
+    fn a_script_says_that_it_writes_nothing() {
+        for (body, expected) in [
+            ("#!lua flags=no-writes\nreturn 1", true),
+            ("#!lua name=x flags=allow-stale,no-writes\nreturn 1", true),
+            ("#!lua\nreturn 'flags=no-writes'", false),
+            ("return 1 -- #!lua flags=no-writes", false),
+            ("#!lua flags=no-writes-at-all\n", false),
+        ] {
+            assert_eq!(is_no_writes(body.as_bytes()), expected, "{body}");
+        }
     }
 
     #[test]

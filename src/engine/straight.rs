@@ -37,7 +37,7 @@ impl Engine {
             let shard = self.topology.shard_of(request.key);
             let conn_id = self.shards[shard.0 as usize].shared[client.proto as usize];
             let Some(conn) = self.conns.get_mut(conn_id as usize) else { break };
-            if conn.link == Link::Down || conn.is_full(&self.options) {
+            if conn.link.is_shut() || conn.is_full(&self.options) {
                 break;
             }
             let seq = client.open(State::Wait, command.class, self.now);
@@ -59,7 +59,7 @@ impl Engine {
     #[inline(never)]
     pub(super) fn straight_replies(&mut self, id: u32, bytes: &[u8]) -> usize {
         let conn = &mut self.conns[id as usize];
-        if conn.purpose != Use::Shared || !conn.waiters.is_empty() {
+        if conn.purpose != Use::Shared || conn.link != Link::Up || !conn.waiters.is_empty() {
             return 0;
         }
         let mut used = 0;

@@ -11,6 +11,7 @@ use crate::metrics::Metrics;
 use crate::resp::{Args, RequestScanner, Scan, request};
 use crate::topology::{Colocate, Endpoint, Kind, Shard, Spec};
 
+mod busy;
 mod ends;
 mod gather;
 mod peers;

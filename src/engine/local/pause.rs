@@ -75,7 +75,7 @@ impl Engine {
 
     /// While there is a pause: what becomes of a request that it concerns; None: carry on.
     #[cold]
-    pub(in crate::engine) fn held_back(&mut self, id: u32, row: &Command) -> Option<Flow> {
+    pub(in crate::engine) fn held_back(&mut self, id: u32, row: &Command, args: Args<'_>) -> Option<Flow> {
         let pause = self.pause?;
         if self.now >= pause.until {
             self.end_pause();
@@ -85,7 +85,7 @@ impl Engine {
         if !client.is_authenticated() {
             return None;
         }
-        let writes = row.flags.has(Flags::WRITE) || row.flags.has(Flags::MAY_REPLICATE);
+        let writes = self.may_write(row, args);
         let multi = client.session.as_ref().and_then(|session| session.multi.as_ref());
         let executes = row.route == Route::Session(Verb::Exec) && multi.is_some_and(|multi| multi.writes);
         if pause.held == Held::All || writes || executes {
@@ -93,6 +93,11 @@ impl Engine {
             return Some(Flow::Parked(Park::Held));
         }
         None
+    }
+
+    /// Whether a request may change data: its row says so, or a script of itself.
+    pub(in crate::engine) fn may_write(&self, row: &Command, args: Args<'_>) -> bool {
+        row.flags.has(Flags::WRITE) || (row.flags.has(Flags::MAY_REPLICATE) && !self.is_no_writes(row, args))
     }
 
     /// The server ends the wait of a blocked client: it alone knows whether an element is on its way

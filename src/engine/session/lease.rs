@@ -69,7 +69,8 @@ impl Engine {
         if !client.slots.is_empty() {
             return Flow::Parked(Park::Empty);
         }
-        let (proto, db) = (client.proto, client.db);
+        // A busy server, the one that a KILL is for, lets nobody select a database.
+        let (proto, db) = (client.proto, if every == Every::Kill { 0 } else { client.db });
         let count = self.shards.len();
         let mut conns = Vec::with_capacity(count);
         for index in 0..count {

@@ -9,6 +9,7 @@
 
 use std::ops::Range;
 
+use crate::advice::Outcome;
 use crate::command::{Every, Flags, Keys, Local, Session as Verb, Split};
 use crate::engine::merge::{self, Finish, Kind, Merge};
 use crate::engine::pubsub::Joined;
@@ -162,9 +163,14 @@ impl Engine {
     /// A command between MULTI and EXEC.
     pub(super) fn queue(&mut self, id: u32, request: &Request<'_>) -> Flow {
         // The values would be there only after the other commands have to be.
-        let rules = Rules { keyless_scripts: self.options.keyless_scripts, gather: false };
+        let rules = Rules { gather: false, ..self.rules(true) };
         let (args, mut keys) = (request.args, Vec::new());
-        let plan = route::plan(request.id, request.row, args, &self.topology, rules, &mut keys);
+        let mut plan = route::plan(request.id, request.row, args, &self.topology, rules, &mut keys);
+        if plan == Plan::Apart {
+            self.advise_ahead(request, rules);
+            plan =
+                route::plan(request.id, request.row, args, &self.topology, Rules { apart: false, ..rules }, &mut keys);
+        }
         let keyless = keys.is_empty() && request.row.keys == Keys::None;
         let several = self.shards.len() > 1;
         let mut script = None;
@@ -220,7 +226,12 @@ impl Engine {
                 Place::Split(Box::new(Cut { split, parts: Vec::new(), owners: Vec::new(), writes }))
             }
             Plan::Refuse(refusal) => return self.refuse(id, refusal, args),
+            // Not twice.
+            Plan::Apart => Place::Any,
         };
+        if let Some(text) = self.busy_place(&place, &keys, request) {
+            return self.answer_error(id, text);
+        }
         let first = keys.first().copied().or(request.row.keys.single().map(|at| at as u32));
         let key = first.map_or(&[][..], |at| args.at(at as usize));
         let flow = self.enqueue(id, place, key, &keys, request);
@@ -229,6 +240,21 @@ impl Engine {
         }
         self.metrics.requests[request.id.0 as usize].inc();
         flow
+    }
+
+    /// The BUSY of a shard on which a command would run; what is always allowed is not refused.
+    fn busy_place(&self, place: &Place, keys: &[u32], request: &Request<'_>) -> Option<Vec<u8>> {
+        if request.row.flags.has(Flags::ALLOW_BUSY) {
+            return None;
+        }
+        match place {
+            Place::One(shard) | Place::Scan { shard, .. } => self.busy_text(*shard),
+            Place::Split(_) => {
+                keys.iter().find_map(|key| self.busy_text(self.topology.shard_of(request.args.at(*key as usize))))
+            }
+            Place::Every { .. } => (0..self.shards.len()).find_map(|index| self.busy_text(ShardId(index as u16))),
+            _ => self.busy_text(self.topology.home()),
+        }
     }
 
     /// The keys at `keys`, which are on several shards, cannot be.
@@ -251,6 +277,7 @@ impl Engine {
     ) -> Flow {
         let bytes_max = self.options.query_bytes_max;
         let shards = self.shards.len() as u16;
+        let writes = self.may_write(request.row, request.args);
         let session = self.clients[id as usize].session_mut();
         let watched = session.watch.map(|watch| watch.shard);
         let Some(multi) = &mut session.multi else { return Flow::Taken };
@@ -259,16 +286,17 @@ impl Engine {
         {
             let other = multi.parties.first().copied().or(watched).filter(|other| *other != shard);
             if let Some(other) = other {
+                let anchor = session.anchor.clone();
+                let keys = [anchor.as_slice(), key];
                 let map = &self.topology;
                 let text = format!(
-                    "CROSSSLOT the transaction has keys on {} and on {}: give them one hash tag such as {{tag}}, or \
-                     add a [[colocate]] rule",
+                    "CROSSSLOT the transaction has keys on {} and on {}: {}",
                     map.shard(other).name,
-                    map.shard(shard).name
+                    map.shard(shard).name,
+                    self.remedy(&keys)
                 );
-                let anchor = session.anchor.clone();
                 self.metrics.cross_shard[CROSS_REFUSED].inc();
-                self.advise(&anchor, key, b"MULTI");
+                self.advise(&keys, b"MULTI", Outcome::Refused);
                 return self.answer_error(id, &text);
             }
             if multi.parties.is_empty() && watched.is_none() {
@@ -303,7 +331,7 @@ impl Engine {
             Place::Any | Place::Local(_) | Place::Pubsub(_) | Place::Error(_) => {}
         }
         multi.plain &= matches!(place, Place::Any | Place::One(_) | Place::Each);
-        multi.writes |= request.row.flags.has(Flags::WRITE) || request.row.flags.has(Flags::MAY_REPLICATE);
+        multi.writes |= writes;
         multi.steps.push(Step { bytes, place });
         self.answer(id, |reply| _ = reply.status("QUEUED"))
     }
