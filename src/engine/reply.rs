@@ -281,10 +281,9 @@ impl Engine {
             };
             let part = part as u16;
             if let Some(missing) = missing {
-                let trouble = "it went away between two steps of the command";
-                let text = failure::down(self.topology.shard(missing), trouble);
+                let text = self.gone_between_steps(missing);
                 let tag = Tag { client: id, generation, seq, part, slow: false, at: self.now, offset: 0 };
-                self.complete(tag, Answer::Copied(format!("-{text}\r\n").as_bytes()));
+                self.complete(tag, Answer::Copied(&text));
             } else {
                 self.expect(conn, id, seq, part, true);
                 self.conns[conn as usize].out.push(frame);

@@ -568,6 +568,15 @@ impl Engine {
         failure::down(self.topology.shard(shard), trouble)
     }
 
+    /// What stands for the reply of a shard that is to be asked in a later step, and cannot be any more.
+    pub(super) fn gone_between_steps(&self, shard: ShardId) -> Vec<u8> {
+        let said = self.shards[shard.0 as usize].probe.said.clone();
+        said.unwrap_or_else(|| {
+            let trouble = "it went away between two steps of the command";
+            format!("-{}\r\n", failure::down(self.topology.shard(shard), trouble)).into_bytes()
+        })
+    }
+
     #[cold]
     pub(super) fn refuse(&mut self, id: u32, refusal: Refusal, args: Args<'_>) -> Flow {
         self.monitors.rejected = true;
