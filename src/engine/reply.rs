@@ -170,7 +170,11 @@ impl Engine {
     /// The answer to one of the engine's own questions, or the error that stands for it.
     #[cold]
     pub(super) fn told_engine(&mut self, tag: Tag, shard: ShardId, reply: &[u8]) {
-        if tag.part == PROBE { self.probed(shard, reply) } else { self.looked_up(tag.seq, reply) }
+        match tag.part {
+            PROBE => self.probed(shard, reply),
+            0 => self.looked_up(tag.seq, reply),
+            part => self.told_of_functions(ShardId(tag.seq as u16), shard, part, reply),
+        }
     }
 
     /// Nobody waits for this: it is a message, or the connection is not to be trusted.

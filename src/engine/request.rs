@@ -5,6 +5,7 @@ use std::mem;
 use bytes::Bytes;
 
 use super::client::{End, Park, State};
+use super::functions::uses_functions;
 use super::merge::{self, Kind, Merge};
 use super::out::LARGE_BYTES;
 use super::{CROSS_REFUSED, Engine, NONE, Order, failure};
@@ -413,6 +414,11 @@ impl Engine {
         let proto = self.clients[id as usize].proto;
         if let Some(own) = merge::own(every, request.args, proto, || self.proxy()) {
             return self.answer(id, |reply| _ = reply.raw(&own));
+        }
+        if uses_functions(request.row)
+            && let Some(flow) = self.functions_first(id, (0..self.shards.len() as u16).map(ShardId))
+        {
+            return flow;
         }
         let conns = match self.all_conns(id, request) {
             Ok(conns) => conns,
