@@ -14,6 +14,7 @@ mod client;
 mod clock;
 mod conn;
 mod failure;
+mod functions;
 mod gather;
 mod inbox;
 mod link;
@@ -54,6 +55,7 @@ use crate::topology::{ShardId, Topology};
 use busy::Probe;
 use client::{Client, End, Park};
 use conn::{Conn, Link, Use};
+use functions::Functions;
 use gather::Renames;
 use local::{Advice, Pause};
 use lookup::Lookups;
@@ -259,6 +261,7 @@ struct ShardState {
     version: Option<String>,
     /// Whether a script keeps it busy.
     probe: Probe,
+    functions: Functions,
     /// It calls itself Valkey, which counts its versions apart from Redis'.
     is_valkey: bool,
 }
@@ -679,6 +682,7 @@ impl ShardState {
             reserve: Reserve::default(),
             version: None,
             probe: Probe::default(),
+            functions: Functions::default(),
             is_valkey: false,
         }
     }
