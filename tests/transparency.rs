@@ -37,7 +37,6 @@ const EXCEPTIONS: &[(&str, &str)] = &[
         "CLIENT TRACKING ON REDIRECT 999999999 ; CLIENT TRACKING ON PREFIX a",
         "refused: invalidations are not passed on yet",
     ),
-    ("PFADD h a b c ; PFDEBUG ENCODING h ; PFDEBUG BOGUS h", "refused: speaks of one process' insides"),
     ("PFSELFTEST", "refused: occupies a shard for everybody"),
     ("SCRIPT DEBUG BOGUS ; SCRIPT DEBUG NO", "refused: a debugging session would hold everybody's connection"),
 ];

@@ -92,7 +92,7 @@ impl Engine {
             Local::Auth => self.auth(id, args, &mut out),
             Local::Select => self.select(id, args, &mut out),
             Local::Reset => self.reset(id, &mut out),
-            Local::ClientInfo => self.client_info(id, &mut out),
+            Local::ClientInfo => self.client_info(id, args, &mut out),
             Local::ClientList => self.client_list(id, args, &mut out),
             Local::ClientKill => self.client_kill(id, args, &mut out),
             Local::ClientPause => self.client_pause(args, &mut out),

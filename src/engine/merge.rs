@@ -51,6 +51,10 @@ pub(super) enum Kind {
     Killed {
         total: i64,
     },
+    /// SCRIPT EXISTS: a body is there when every shard has it, or when the proxy can bring it.
+    Exists {
+        known: Vec<bool>,
+    },
     /// CLIENT LIST of each worker; the ids that were asked for, in their order, if any were.
     Lines {
         wanted: Vec<i64>,
@@ -151,6 +155,17 @@ pub(super) fn refusal(every: Every, args: Args<'_>) -> Option<String> {
     (every == Every::ConfigSet).then(|| config::refusal(args))?
 }
 
+/// Ones and zeros, each the least that any shard says, but one for what is `known`.
+fn all_true(reply: &mut Reply<'_>, parts: &[Vec<u8>], known: &[bool]) {
+    let said: Vec<Vec<i64>> = parts.iter().map(|part| elements(part).map(number).collect()).collect();
+    let count = said.iter().map(Vec::len).min().unwrap_or(0);
+    reply.array(count);
+    for at in 0..count {
+        let least = said.iter().map(|part| part[at]).min().unwrap_or(0);
+        reply.integer(if known.get(at) == Some(&true) { 1 } else { least });
+    }
+}
+
 /// The reply to an all-shard command that asks for nothing of the servers'.
 pub(super) fn own(every: Every, args: Args<'_>, proto: Proto, proxy: impl FnOnce() -> Proxy) -> Option<Vec<u8>> {
     let words: Vec<Vec<u8>> = args.iter().skip(1).map(<[u8]>::to_vec).collect();
@@ -171,10 +186,12 @@ impl Kind {
                 crate::resp::request(&mut frame, &["DBSIZE"]);
                 (Self::RandomKey { left: Vec::new() }, Some(frame))
             }
-            Every::ConfigSet if shards > 1 => match config::Change::new(request.args) {
-                Some((change, frame)) => (Self::Change(Box::new(change)), Some(frame)),
-                None => (Self::Every { every: Every::Same, args: Vec::new() }, None),
-            },
+            Every::ConfigSet if shards > 1 || refusal(every, request.args).is_some() => {
+                match config::Change::new(request.args) {
+                    Some((change, frame)) => (Self::Change(Box::new(change)), Some(frame)),
+                    None => (Self::Every { every: Every::Same, args: Vec::new() }, None),
+                }
+            }
             _ => (Self::Every { every, args: request.args.iter().map(<[u8]>::to_vec).collect() }, None),
         }
     }
@@ -208,7 +225,7 @@ impl Merge {
 
     /// Whether the answer speaks of the proxy too.
     pub(super) fn concerns_proxy(&self) -> bool {
-        matches!(self.kind, Kind::Every { every: Every::Info | Every::ConfigGet, .. })
+        matches!(self.kind, Kind::Every { every: Every::Info | Every::ConfigGet, .. } | Kind::Change(_))
     }
 
     /// A transaction over shards whose parties are told to carry it out.
@@ -268,6 +285,7 @@ impl Merge {
         match kind {
             Kind::Sum { total } => _ = reply.integer(total),
             Kind::Pairs => _ = reply.status("OK"),
+            Kind::Exists { known } => all_true(&mut reply, parts, &known),
             Kind::Killed { total: 0 } => _ = reply.error(NO_CLIENT),
             Kind::Killed { .. } => _ = reply.status("OK"),
             Kind::Lines { wanted } => _ = reply.verbatim(lines(parts, &wanted)),
@@ -281,7 +299,7 @@ impl Merge {
             Kind::RandomKey { left } => return random_key(left, parts, proto),
             Kind::Streams(streams) => return streams.advance(parts, proto),
             Kind::Pops { left } => return streams::pops(left, &parts[0]),
-            Kind::Change(change) => return change.advance(parts, proto, map),
+            Kind::Change(change) => return change.advance(parts, proto, map, proxy),
             Kind::Every { every, args } => self.every(every, &args, &mut reply, Around { proto, map, proxy }, news),
         }
         Finish::Reply(out)
@@ -313,18 +331,7 @@ impl Merge {
                     reply.raw(element);
                 }
             }
-            Every::AllTrue => {
-                let mut all: Vec<i64> = elements(&parts[0]).map(number).collect();
-                for part in &parts[1..] {
-                    for (all, one) in all.iter_mut().zip(elements(part)) {
-                        *all = (*all).min(number(one));
-                    }
-                }
-                reply.array(all.len());
-                for one in all {
-                    reply.integer(one);
-                }
-            }
+            Every::AllTrue => all_true(reply, parts, &[]),
             Every::Kill => {
                 // The one that had something to kill, or why it could not.
                 let ran = parts.iter().find(|part| part.first() == Some(&b'+'));

@@ -385,9 +385,6 @@ impl Engine {
             Every::Wait | Every::Kill => return self.every_leased(id, every, request),
             _ => {}
         }
-        if let Some(text) = merge::refusal(every, request.args) {
-            return self.answer_error(id, &text);
-        }
         let proto = self.clients[id as usize].proto;
         if let Some(own) = merge::own(every, request.args, proto, || self.proxy()) {
             return self.answer(id, |reply| _ = reply.raw(&own));
@@ -398,7 +395,10 @@ impl Engine {
         };
         self.learn_script(request);
         let writes = Merge::writes(every, request.row.flags);
-        let (kind, frame) = Kind::of_every(every, request, self.topology.shards().len());
+        let (mut kind, frame) = Kind::of_every(every, request, self.topology.shards().len());
+        if every == Every::AllTrue {
+            kind = Kind::Exists { known: self.known_scripts(request.args) };
+        }
         // Each worker remembers scripts of its own.
         let peers = if request.row.name == "script|flush" { self.peers() } else { 0 };
         let merge = Merge::new(kind, conns.len() + peers, writes);

@@ -391,6 +391,8 @@ fn what_is_not_the_servers_is_refused_by_name() {
     let client = rig.client();
     let mut refused = |line: &str, name: &str, why: &str| {
         rig.send(client, line);
+        assert!(rig.asked(0)[0].starts_with("CONFIG GET "), "{line}");
+        rig.tell(0, "*4\r\n$11\r\nrequirepass\r\n$1\r\nx\r\n$3\r\ndir\r\n$2\r\n/a\r\n");
         let expected = format!("-ERR CONFIG SET failed (possibly related to argument '{name}') - {why}\r\n");
         assert_eq!(rig.got(client), expected, "{line}");
         assert_eq!(rig.asked(0), [""; 0]);
@@ -400,10 +402,32 @@ fn what_is_not_the_servers_is_refused_by_name() {
     refused("CONFIG SET requirepass x", "requirepass", server);
     refused("CONFIG SET hz 1 TLS-port 1", "TLS-port", server);
     refused("CONFIG SET timeout 1", "timeout", proxy);
+    refused("CONFIG SET dir /b", "dir", server);
+    let percent = "percentage argument must be less or equal to 100";
+    refused("CONFIG SET hz 1 maxmemory-clients 200%", "maxmemory-clients", percent);
     rig.send(client, "CONFIG SET hz 10");
     assert_eq!(rig.asked(0), ["CONFIG SET hz 10"], "a single shard is asked at once");
     rig.tell(0, "-ERR anything\r\n");
     assert_eq!(rig.got(client), "-ERR anything\r\n");
+}
+
+#[test]
+fn what_is_not_the_servers_may_be_set_to_what_it_is() {
+    let mut rig = Rig::of(2);
+    let client = rig.client();
+    let dir = "*2\r\n$3\r\ndir\r\n$2\r\n/a\r\n";
+    rig.send(client, "CONFIG SET dir /a timeout 0");
+    rig.tell_all(&[dir, dir]);
+    assert_eq!(rig.got(client), "+OK\r\n");
+    rig.send(client, "CONFIG SET dir /a hz 20");
+    rig.tell_all(&[dir, dir]);
+    assert_eq!(rig.asked(0), ["CONFIG SET hz 20"]);
+    rig.tell_all(&["+OK\r\n"; 2]);
+    assert_eq!(rig.got(client), "+OK\r\n");
+    rig.send(client, "CONFIG SET dir /a");
+    rig.tell_all(&[dir, "*2\r\n$3\r\ndir\r\n$2\r\n/b\r\n"]);
+    assert!(rig.got(client).starts_with("-ERR CONFIG SET failed (possibly related to argument 'dir')"));
+    assert_eq!(rig.asked(0), [""; 0]);
 }
 
 #[test]
