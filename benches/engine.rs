@@ -170,7 +170,7 @@ fn routing(digits: usize, rules: usize) -> Turn {
                 row,
                 args,
                 &map,
-                Rules { keyless_scripts: None, gather: true },
+                Rules { keyless_scripts: None, gather: true, apart: true },
                 &mut keys,
             ));
         }

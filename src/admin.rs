@@ -3,6 +3,7 @@
 //! ```text
 //! /metrics  Prometheus        /healthz  does the process run        /  a page for people
 //! /status   JSON              /readyz   can it serve
+//! /advise   colocate rules
 //! ```
 //!
 //! It reads cells and a snapshot of facts and never talks to a worker, so a scrape cannot slow the
@@ -33,7 +34,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time;
 
+use crate::advice::{Report, Tallies};
 use crate::metrics::Metrics;
+use crate::topology::Topology;
 
 /// What the pages are made of.
 #[derive(Debug)]
@@ -52,6 +55,8 @@ pub struct Facts {
     pub quorum: usize,
     /// In the order of the configuration.
     pub shards: Vec<ShardFacts>,
+    /// What the workers have counted of keys on several shards, and the topology that it is judged by.
+    pub advice: Option<(Arc<Tallies>, Arc<Topology>)>,
 }
 
 /// One shard as it is configured and placed.
@@ -94,6 +99,13 @@ impl AdminState {
     /// Shows `facts` from now on.
     pub fn swap(&self, facts: Facts) {
         self.facts.store(Arc::new(facts));
+    }
+
+    /// Which keys belong together. Takes a moment to find out.
+    fn report(&self) -> Option<Report> {
+        let facts = self.facts.load();
+        let (tallies, topology) = facts.advice.as_ref()?;
+        Some(tallies.report(topology))
     }
 
     /// The proxy is stopping: not ready any more, whatever the shards do.
@@ -153,6 +165,7 @@ fn router(state: Arc<AdminState>) -> Router {
         .route("/healthz", get(async || text(StatusCode::OK, "ok\n")))
         .route("/readyz", get(readyz))
         .route("/status", get(status))
+        .route("/advise", get(advise))
         .fallback(nothing)
         .method_not_allowed_fallback(nothing)
         .with_state(state)
@@ -164,7 +177,7 @@ async fn index(State(state): State<Arc<AdminState>>) -> Response {
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'"));
-    (headers, page::render(&status::Status::of(&state))).into_response()
+    (headers, page::render(&status::Status::of(&state).advised(&state))).into_response()
 }
 
 async fn metrics(State(state): State<Arc<AdminState>>) -> Response {
@@ -181,7 +194,14 @@ async fn readyz(State(state): State<Arc<AdminState>>) -> Response {
 }
 
 async fn status(State(state): State<Arc<AdminState>>) -> Response {
-    ([(CACHE_CONTROL, "no-store")], Json(status::Status::of(&state))).into_response()
+    ([(CACHE_CONTROL, "no-store")], Json(status::Status::of(&state).advised(&state))).into_response()
+}
+
+async fn advise(State(state): State<Arc<AdminState>>) -> Response {
+    match state.report() {
+        Some(report) => text(StatusCode::OK, report.text),
+        None => text(StatusCode::NOT_FOUND, "nothing is counted here\n"),
+    }
 }
 
 /// No such page, or not by this method: nothing here can be changed over HTTP.

@@ -17,6 +17,7 @@ use crate::config::{Config, LogFormat, LogLevel};
 use crate::topology::Topology;
 use crate::{demo, server};
 
+mod advise;
 mod check;
 mod locate;
 
@@ -59,6 +60,24 @@ enum Verb {
         /// Keys, as their bytes are
         #[arg(required = true, value_name = "KEY")]
         keys: Vec<OsString>,
+    },
+    /// Say which keys of a running proxy's clients belong together
+    #[command(
+        long_about = "Asks a running proxy which requests it refused, or carried out at a price, because their keys are \
+                      on several shards, and prints the [[colocate]] rules that would have kept those keys \
+                      together, ready to paste. In front of a single backend, where all goes well, it tells what \
+                      would not behind several: run Ringway before your only Redis for a day, then ask. The proxy \
+                      is asked on its admin port if the configuration has one, else as a client.",
+        after_long_help = "Examples:\n  ringway advise -c ringway.toml\n  ringway advise http://127.0.0.1:9379\n  \
+                           ringway advise redis://user:password@127.0.0.1:7379"
+    )]
+    Advise {
+        /// The configuration of the running proxy
+        #[arg(short = 'c', long = "config", value_name = "FILE", required_unless_present = "address")]
+        config: Option<PathBuf>,
+        /// http://HOST:PORT, its admin port, or redis://[[USER:]PASSWORD@]HOST:PORT, where clients connect
+        #[arg(value_name = "ADDRESS", conflicts_with = "config")]
+        address: Option<String>,
     },
     /// Start Redis servers and the proxy over them, to try it out
     #[command(
@@ -112,6 +131,7 @@ pub fn main() -> ExitCode {
             Ok((_, topology)) => written(locate::report(&topology, &keys)),
             Err(code) => code,
         },
+        Verb::Advise { config, address } => advise(config.as_deref(), address.as_deref()),
         Verb::Demo { shards, port, command } => match demo::run(shards, port, &command) {
             Ok(code) => ExitCode::from(code),
             Err(error) => fail(FAILED, format_args!("{error:#}")),
@@ -135,6 +155,21 @@ fn run(config: &Config) -> ExitCode {
     match server::run(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(FAILED, format_args!("{error:#}")),
+    }
+}
+
+fn advise(config: Option<&Path>, address: Option<&str>) -> ExitCode {
+    let place = match (config, address) {
+        (Some(file), _) => match load(file) {
+            Ok((config, _)) => advise::Place::of(&config),
+            Err(code) => return code,
+        },
+        (None, address) => address.unwrap_or_default().parse(),
+    };
+    match place.map(|place| advise::ask(&place)) {
+        Err(wrong) => fail(WRONG, format_args!("{wrong}")),
+        Ok(Err(error)) => fail(FAILED, format_args!("{error:#}")),
+        Ok(Ok(text)) => written(io::stdout().write_all(text.as_bytes())),
     }
 }
 
@@ -165,7 +200,7 @@ fn usage(error: &clap::Error) -> ExitCode {
             ExitCode::SUCCESS
         }
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            fail(WRONG, format_args!("what shall it do? Say run, check, locate, demo, or --help"))
+            fail(WRONG, format_args!("what shall it do? Say run, check, locate, advise, demo, or --help"))
         }
         _ => {
             let text = error.to_string();

@@ -15,6 +15,7 @@ use crate::topology::{self, Endpoint, Shard};
 mod check;
 mod error;
 mod passwords;
+mod presets;
 mod source;
 mod value;
 mod warnings;
@@ -134,6 +135,9 @@ pub struct Placement {
     pub hash_tag: Option<String>,
     /// The version of the rules that place slots. Default 1, the only one.
     pub version: u32,
+    /// Colocate rules for well-known frameworks, by name, behind those of `[[colocate]]`:
+    /// `"bee-queue"`, `"bullmq"`, `"celery"`, `"rq"`, `"sidekiq"`. Default: none.
+    pub presets: Vec<String>,
 }
 
 /// `[placement] kind`
@@ -374,9 +378,18 @@ impl Config {
             colocate: self
                 .colocate
                 .iter()
-                .map(|rule| topology::Colocate { pattern: rule.pattern.clone(), shard: rule.shard.clone() })
+                .cloned()
+                .chain(self.placement.presets.iter().filter_map(|name| presets::rules(name)).flatten())
+                .map(Colocate::rule)
                 .collect(),
         }
+    }
+
+    /// The names and rules of all presets, whether this configuration uses them or not.
+    #[must_use]
+    pub fn presets() -> Vec<(&'static str, Vec<topology::Colocate>)> {
+        let rules = |name| presets::rules(name).unwrap_or_default().into_iter().map(Colocate::rule).collect();
+        presets::ALL.iter().map(|(name, _)| (*name, rules(name))).collect()
     }
 
     /// What is allowed but perhaps not meant; one line each.
@@ -389,6 +402,12 @@ impl Config {
 impl Backend {
     fn shard(&self) -> Shard {
         Shard { name: self.name.clone(), endpoint: self.address.clone(), weight: self.weight }
+    }
+}
+
+impl Colocate {
+    fn rule(self) -> topology::Colocate {
+        topology::Colocate { pattern: self.pattern, shard: self.shard }
     }
 }
 
@@ -419,7 +438,7 @@ impl Default for Proxy {
 
 impl Default for Placement {
     fn default() -> Self {
-        Self { home: None, kind: PlacementKind::Slots, hash: None, hash_tag: None, version: 1 }
+        Self { home: None, kind: PlacementKind::Slots, hash: None, hash_tag: None, version: 1, presets: Vec::new() }
     }
 }
 

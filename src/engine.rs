@@ -45,6 +45,7 @@ pub use out::Out;
 pub use peers::Message;
 pub use pubsub::{Board, OutputLimits};
 
+use crate::advice::Tallies;
 use crate::command::{self, Class};
 use crate::metrics::{Labels, WorkerMetrics};
 use crate::resp::{Limits, Proto, Span};
@@ -124,6 +125,8 @@ pub struct Options {
     pub epoch: u64,
     /// This worker's number, of `facts.threads`.
     pub worker: u16,
+    /// Where the workers leave what they have counted of keys on several shards.
+    pub tallies: Arc<Tallies>,
     /// What the clients of all workers are subscribed to; none when there is one worker.
     pub board: Option<Arc<Board>>,
     /// How the proxy names itself in INFO.
@@ -159,6 +162,7 @@ impl Default for Options {
             databases: 16,
             epoch: 0,
             worker: 0,
+            tallies: Arc::new(Tallies::new(1, Vec::new())),
             board: None,
             facts: Facts::default(),
         }

@@ -8,7 +8,7 @@
 //!           |       \-> admin        control: pages over what the metrics' cells hold
 //!           worker -> socket         data: reads bytes, writes bytes, owns tasks and timers
 //!             -> engine              pure: slots in order, parts merged, errors in their places
-//!                -> route            pure: which shards, one `Plan`
+//!                -> route, advice    pure: which shards, one `Plan`; which keys belong together
 //!                   -> topology, command, resp
 //! metrics                            leaf: cells that their owners write and the control thread reads
 //! ```
@@ -27,6 +27,7 @@ pub mod socket;
 
 pub mod engine;
 pub mod route;
+pub mod advice;
 pub mod topology;
 pub mod command;
 pub mod resp;

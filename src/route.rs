@@ -22,6 +22,8 @@ pub enum Plan {
     Local(Local),
     Session(Session),
     Refuse(Refusal),
+    /// Its keys are on the only shard, and a second one would part them.
+    Apart,
 }
 
 /// Why a request is not carried out. Its text is written in one place (`engine::failure`).
@@ -57,6 +59,8 @@ pub struct Rules {
     pub keyless_scripts: Option<ShardId>,
     /// Keys of several shards are brought together, not refused.
     pub gather: bool,
+    /// With one shard, whether the requests are told whose keys a second one would part.
+    pub apart: bool,
 }
 
 /// How the names of copies begin that exist on a shard while a command on keys of several runs there.
@@ -123,6 +127,7 @@ fn plan_by_route(
             Plan::Refuse(Refusal::CrossSlot { .. }) if !matches!(row.keys, Keys::Range { last: 2, .. }) => {
                 Plan::Session(Session::Block)
             }
+            Plan::Apart if matches!(row.keys, Keys::Range { last: 2, .. }) => Plan::Apart,
             Plan::Refuse(refusal) => Plan::Refuse(refusal),
             _ => Plan::Session(Session::Block),
         },
@@ -170,6 +175,9 @@ fn keyed(row: &Command, args: Args<'_>, map: &Topology, rules: Rules, keys: &mut
             false => Plan::Split(Split::Streams),
         },
         Err(refusal) => Plan::Refuse(refusal),
+        Ok(_) if rules.apart && map.is_alone() && row.keys != Keys::Streams && are_apart(args, keys, map) => {
+            Plan::Apart
+        }
         Ok(shard) if matches!(row.keys, Keys::Sort | Keys::SortReadOnly) => {
             match foreign_patterns(args, shard, map).next() {
                 Some(_) if rules.gather => Plan::Gather(Gather::Sort),
@@ -181,6 +189,13 @@ fn keyed(row: &Command, args: Args<'_>, map: &Topology, rules: Rules, keys: &mut
         Ok(shard) if row.flags.has(Flags::NO_MANDATORY_KEYS) => Plan::Script(shard),
         Ok(shard) => Plan::One(shard),
     }
+}
+
+/// Whether other tags part some of the keys at `positions` from the first one.
+fn are_apart(args: Args<'_>, positions: &[u32], map: &Topology) -> bool {
+    let Some((&first, others)) = positions.split_first() else { return false };
+    let first = args.at(first as usize);
+    others.iter().any(|at| !map.together(first, args.at(*at as usize)))
 }
 
 /// The first of the keys at `positions` that has a name of the proxy's own.
@@ -218,7 +233,7 @@ fn stays(pattern: &[u8], shard: ShardId, map: &Topology) -> bool {
     let named = |by: u8| [&pattern[..star], &[by], &pattern[star + 1..field]].concat();
     let (one, other) = (named(b'0'), named(b'1'));
     let (one, other) = (map.locate(&one), map.locate(&other));
-    map.shards().len() == 1 || one.tag == other.tag && one.shard == shard && other.shard == shard
+    map.is_alone() || one.tag == other.tag && one.shard == shard && other.shard == shard
 }
 
 /// XREAD and XREADGROUP block when they are told to.
@@ -267,7 +282,7 @@ mod tests {
         request(&mut frame, &line.split(' ').collect::<Vec<_>>());
         RequestScanner::default().scan(&frame, &Limits::default(), true, &mut spans).expect("a request");
         let args = Args::new(&frame, &spans);
-        let rules = Rules { keyless_scripts: Some(map.home()), gather: true };
+        let rules = Rules { keyless_scripts: Some(map.home()), gather: true, apart: true };
         let said = match resolve(args) {
             Err(refusal) => format!("{refusal:?}").split(['(', ' ']).next().unwrap_or_default().to_owned(),
             Ok((id, row)) => match plan(id, row, args, &map, rules, &mut keys) {

@@ -22,6 +22,7 @@ use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
 use crate::admin::{self, AdminState, ShardFacts};
+use crate::advice::{Preset, Tallies};
 use crate::command;
 use crate::config::{Config, CrossShard, CrossShardTransactions, Keyless, ReadyQuorum};
 use crate::engine::{self, About, Credentials, Options, User};
@@ -58,7 +59,8 @@ async fn serve(config: &Config, threads: usize, topology: Arc<Topology>, metrics
         listeners.push(Listener::bind(endpoint, config).with_context(|| format!("cannot listen on {endpoint}"))?);
     }
     let port = listeners.first().map_or(0, Listener::port);
-    let options = options(config, &topology, metrics.workers(), port);
+    let tallies = tallies(threads);
+    let options = Options { tallies: Arc::clone(&tallies), ..options(config, &topology, metrics.workers(), port) };
     let (stop, stopped) = watch::channel(false);
     let snapshot = Arc::new(ArcSwap::new(Arc::clone(&topology)));
     let mut workers = Vec::new();
@@ -85,7 +87,7 @@ async fn serve(config: &Config, threads: usize, topology: Arc<Topology>, metrics
         workers.push(thread::Builder::new().name(name).spawn(move || work(setup)).context("a worker thread")?);
         queues.push(queue);
     }
-    let facts = facts(config, &topology, &metrics);
+    let facts = admin::Facts { advice: Some((tallies, Arc::clone(&topology))), ..facts(config, &topology, &metrics) };
     if let Some(endpoint) = &config.admin.listen {
         let state = AdminState::new(Arc::clone(&metrics), facts);
         let Endpoint::Tcp { host, port } = endpoint else { bail!("admin.listen must be host:port, is {endpoint}") };
@@ -329,6 +331,7 @@ fn options(config: &Config, topology: &Topology, workers: &[Arc<WorkerMetrics>],
         databases: 16,
         epoch,
         worker: 0,
+        tallies: Arc::default(),
         board: (workers.len() > 1).then(Arc::default),
         facts: engine::Facts {
             version: env!("CARGO_PKG_VERSION"),
@@ -346,6 +349,12 @@ fn options(config: &Config, topology: &Topology, workers: &[Arc<WorkerMetrics>],
             workers: workers.to_vec(),
         },
     }
+}
+
+/// Where the workers count keys of several shards; presets are known by name.
+fn tallies(threads: usize) -> Arc<Tallies> {
+    let presets = Config::presets().into_iter().filter_map(|(name, rules)| Preset::new(name, rules));
+    Arc::new(Tallies::new(threads, presets.collect()))
 }
 
 /// What CONFIG GET says of the parameters that concern clients, in Redis' words.
@@ -387,6 +396,7 @@ fn facts(config: &Config, topology: &Topology, metrics: &Metrics) -> admin::Fact
         control.slots[index].set(i64::from(topology.slots_of(ShardId(index as u16))));
     }
     admin::Facts {
+        advice: None,
         topology_version: topology.version(),
         quorum: match config.admin.ready_quorum {
             ReadyQuorum::All => shards,

@@ -250,6 +250,23 @@ impl Topology {
         Location { tag, slot, shard, why }
     }
 
+    /// Whether all keys are on one shard because there is no other.
+    #[must_use]
+    pub fn is_alone(&self) -> bool {
+        self.shards.len() == 1
+    }
+
+    /// Whether two keys stay on one shard, whatever shards there will be: they have one tag, or rules pin
+    /// both there.
+    #[must_use]
+    pub fn together(&self, one: &[u8], other: &[u8]) -> bool {
+        match (self.tag(one), self.tag(other)) {
+            ((_, _, Some(one)), (_, _, Some(other))) => one == other,
+            ((one, _, None), (other, _, None)) => one == other,
+            _ => false,
+        }
+    }
+
     /// The bytes of `key` that are hashed: its own tag, else the first rule's that matches.
     fn tag<'a>(&'a self, key: &'a [u8]) -> (&'a [u8], Why<'a>, Option<ShardId>) {
         let own = match &self.placement {

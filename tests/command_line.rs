@@ -24,13 +24,17 @@ fn refused(args: &[&str], line: &str) {
 
 #[test]
 fn wrong_usage_is_one_line_and_exit_code_2() {
-    refused(&[], "what shall it do? Say run, check, locate, demo, or --help");
+    refused(&[], "what shall it do? Say run, check, locate, advise, demo, or --help");
     refused(&["run"], "the following required arguments were not provided: --config <FILE> (--help says more)");
     refused(
         &["locate", "-c", "config/ringway.toml"],
         "the following required arguments were not provided: <KEY>... (--help says more)",
     );
     refused(&["chekc"], "unrecognized subcommand 'chekc' tip: a similar subcommand exists: 'check' (--help says more)");
+    refused(
+        &["advise", "127.0.0.1:9379"],
+        "\"127.0.0.1:9379\" is no address: say http://HOST:PORT (admin port) or redis://HOST:PORT",
+    );
     refused(&["demo", "--shards", "0"], "invalid value '0' for '--shards <N>': 0 is not in 1..=50 (--help says more)");
 }
 
@@ -49,7 +53,14 @@ fn a_wrong_configuration_is_one_line_and_exit_code_2() {
 
 #[test]
 fn every_verb_has_help() {
-    for args in [&["--help"][..], &["run", "--help"], &["check", "-h"], &["locate", "--help"], &["demo", "--help"]] {
+    for args in [
+        &["--help"][..],
+        &["run", "--help"],
+        &["check", "-h"],
+        &["locate", "--help"],
+        &["advise", "--help"],
+        &["demo", "--help"],
+    ] {
         let (code, out, err) = ringway(args);
         assert!(code == 0 && out.contains("Usage: ringway") && err.is_empty(), "{args:?}\n{out}{err}");
     }

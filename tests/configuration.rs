@@ -87,6 +87,28 @@ fn values_arrive() {
 }
 
 #[test]
+fn presets_are_rules_behind_those_of_the_file() {
+    let config =
+        parse(&format!("[placement]\npresets = [\"rq\", \"bullmq\"]\n[[colocate]]\npattern = \"q:*\"\n{BACKEND}"));
+    let patterns: Vec<String> = config.topology_spec().colocate.into_iter().map(|rule| rule.pattern).collect();
+    assert_eq!(patterns, ["q:*", "rq:*", "bull:{*}:*"]);
+    for (name, rules) in Config::presets() {
+        let config = parse(&format!("[placement]\npresets = [\"{name}\"]\n{BACKEND}"));
+        assert_eq!(config.topology_spec().colocate, rules, "{name}");
+        Topology::build(&config.topology_spec(), 1).unwrap_or_else(|error| panic!("{name}: {error}"));
+    }
+    wrong(
+        "[placement]\npresets = [\"rq\", \"rails\"]",
+        "x.toml:5: placement.presets[1]: must be one of \"bee-queue\", \"bullmq\", \"celery\", \"rq\", \"sidekiq\", \
+         is \"rails\"",
+    );
+    wrong(
+        "[placement]\npresets = [\"rq\", \"rq\"]",
+        "x.toml:5: placement.presets[1]: must be named once, \"rq\" stands there twice",
+    );
+}
+
+#[test]
 fn passwords_come_from_files_beside_the_configuration() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("p"), "hunter2\n").unwrap();

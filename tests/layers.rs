@@ -6,7 +6,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const PURE: [&str; 5] = ["engine", "route", "topology", "command", "resp"];
+const PURE: [&str; 6] = ["engine", "route", "advice", "topology", "command", "resp"];
 /// What a pure file never names: words, and first segments of paths in `std`.
 const IO_WORDS: [&str; 5] = ["tokio", "tracing", "socket2", "Instant", "SystemTime"];
 const IO_STD: [&str; 5] = ["net", "fs", "thread", "process", "env"];

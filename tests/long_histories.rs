@@ -79,6 +79,7 @@ fn clients_that_come_and_go_lose_and_double_nothing() {
     assert!(world.operations() >= 10_000);
     assert!(done("vanished with a pop under way") >= 100);
     assert!(done("vanished") >= 100);
+    assert!(done("SHARDPARTIAL") * 20 <= done("RENAMENX"), "too often both names are left");
     world.judge(&shards);
 }
 

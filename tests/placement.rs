@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use ringway::topology::{Endpoint, KeyHash, Kind, SLOTS, Shard, ShardId, Slot, Spec, Topology};
+use ringway::config::Config;
+use ringway::topology::{Colocate, Endpoint, KeyHash, Kind, SLOTS, Shard, ShardId, Slot, Spec, Topology, Why};
 
 fn shards<S: AsRef<str>>(named: &[(S, u32)]) -> Vec<Shard> {
     named
@@ -161,13 +162,92 @@ fn a_thousand_keys_stay_where_they_are() {
         }
         text.push('\n');
     }
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/placement.txt");
+    golden("placement.txt", &text);
+}
+
+#[test]
+fn rules_and_presets_give_the_tags_that_they_gave() {
+    let own = [
+        "rq:*",
+        "a*b*c",
+        "*:end*",
+        "bull:{*}:*",
+        "{*}:meta",
+        "*:{*}:*",
+        "{*}*",
+        "a?[b]*",
+        "a{b}*",
+        r"a\**",
+        r"a\{*}:*",
+        r"a\\*",
+        "größe:{*}",
+    ];
+    let keys: [&[u8]; 27] = [
+        b"rq:",
+        b"rq:job:1",
+        b"a-b-c",
+        b"abc",
+        b"abcb",
+        b"x:end",
+        b"bull:mail:1",
+        b"bull:mail:1:logs",
+        b"bull::x:y",
+        b"bull::",
+        b"a:meta:meta",
+        b":meta",
+        b"a:b:c:d",
+        b"a?[b]c",
+        b"a{b}c",
+        b"a*b",
+        b"a{x}:y",
+        b"a\\b",
+        b"bull:{t}:1",
+        b"\xff\0:\r\n:x",
+        "größe:ключ".as_bytes(),
+        b"_kombu.binding.celery",
+        b"unacked_index",
+        b"celery-taskset-meta-5.j",
+        b"queue:default",
+        b"queues",
+        b"stat:failed:2024",
+    ];
+    let shards = || shards(&[("a", 1), ("b", 1), ("c", 1)]);
+    let mut text = String::from(
+        "# Pattern, or preset; key; its tag, or the shard that it is pinned to.\n\
+         # A change of this file moves users' keys: lines may be added, never edited.\n",
+    );
+    let mut rows = |name: &str, colocate: Vec<Colocate>| {
+        let topology = Topology::build(&Spec { shards: shards(), home: None, kind: Kind::Slots, colocate }, 1).unwrap();
+        for key in keys {
+            let place = topology.locate(key);
+            let to = match place.why {
+                Why::Rule(_) => place.tag.escape_ascii().to_string(),
+                Why::Pinned(_) => format!("on {}", topology.shard(place.shard).name),
+                // A tag in the key wins over any rule.
+                Why::HashTag | Why::WholeKey => continue,
+            };
+            writeln!(text, "{name}\t{}\t{to}", key.escape_ascii()).unwrap();
+        }
+    };
+    for pattern in own {
+        let shard = pattern.starts_with("*:e").then(|| "b".to_owned());
+        rows(pattern, vec![Colocate { pattern: pattern.to_owned(), shard }]);
+    }
+    for (name, rules) in Config::presets() {
+        rows(&format!("preset {name}"), rules);
+    }
+    golden("colocate.txt", &text);
+}
+
+/// That `text` is the golden file's, line by line.
+fn golden(name: &str, text: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
     if std::env::var_os("RINGWAY_GOLDEN_WRITE").is_some() {
-        std::fs::write(&path, &text).unwrap();
+        std::fs::write(&path, text).unwrap();
     }
     let golden = std::fs::read_to_string(&path).unwrap();
     for (line, (now, then)) in text.lines().zip(golden.lines()).enumerate() {
-        assert_eq!(now, then, "tests/golden/placement.txt, line {}", line + 1);
+        assert_eq!(now, then, "tests/golden/{name}, line {}", line + 1);
     }
     assert_eq!(text.lines().count(), golden.lines().count());
 }

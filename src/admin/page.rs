@@ -17,13 +17,13 @@ body{font:16px/1.5 system-ui,sans-serif;max-width:64rem;margin:1.5rem auto;paddi
 h1{font-size:1.2rem;margin:0}.verdict{font-size:1.5rem;font-weight:600;padding:.5rem 1rem;margin:1rem 0;border-radius:.4rem}
 .good{background:#d8f3dc}.bad{background:#ffd6d6}.warn{background:#fff0c2}
 table{border-collapse:collapse;width:100%;margin:.5rem 0 1.5rem}th,td{text-align:left;padding:.3rem .6rem;border-bottom:1px solid #d5d9de}
-td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}p{margin:.4rem 0}
+pre{overflow-x:auto}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}p{margin:.4rem 0}
 @media (prefers-color-scheme:dark){body{background:#14171a;color:#e4e7ea}.good{background:#123d22}.bad{background:#5a1a1a}.warn{background:#4d3c08}th,td{border-color:#363c42}a{color:#8ab8ff}}
 </style></head><body>
 "#;
 
 const FOOT: &str = "<p><a href=\"/status\">status (JSON)</a> &middot; <a href=\"/metrics\">metrics</a> &middot; \
-    <a href=\"/readyz\">readyz</a> &middot; <a href=\"/healthz\">healthz</a> &middot; renewed every 5 seconds</p>\n</body></html>\n";
+    <a href=\"/advise\">advise</a> &middot; <a href=\"/readyz\">readyz</a> &middot; <a href=\"/healthz\">healthz</a> &middot; renewed every 5 seconds</p>\n</body></html>\n";
 
 const SHARDS_HEAD: &str = "<table><tr><th>shard</th><th>state</th><th>address</th><th class=n>weight</th><th class=n>slots</th>\
     <th class=n>share</th><th class=n>in flight</th><th class=n>connections</th><th class=n>requests</th>\
@@ -81,6 +81,9 @@ fn write(page: &mut String, status: &Status) -> fmt::Result {
         )?;
     }
     page.push_str("</table>\n");
+    if let Some(advice) = status.advice.as_ref().filter(|advice| advice.refused + advice.gathered > 0) {
+        writeln!(page, "<p><b>Keys that belong together</b></p>\n<pre>{}</pre>", Escaped(&advice.text))?;
+    }
     page.push_str(FOOT);
     Ok(())
 }

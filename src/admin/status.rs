@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use serde::Serialize;
 
 use super::{AdminState, ShardFacts};
+use crate::advice::{Counts, Report};
 use crate::metrics::{BackendTotals, Counter, Metrics, WorkerMetrics};
 
 /// Everything, at one moment.
@@ -25,6 +26,24 @@ pub(super) struct Status {
     pub(super) clients: Clients,
     pub(super) shards: Vec<Shard>,
     pub(super) workers: Vec<Worker>,
+    /// About keys of one request on several shards; where nothing is counted, nothing.
+    pub(super) advice: Option<Advice>,
+}
+
+/// What `ringway advise` prints, and the same for programs.
+#[derive(Debug, Serialize)]
+pub(super) struct Advice {
+    pub(super) refused: u64,
+    pub(super) gathered: u64,
+    pub(super) rules: Vec<Rule>,
+    pub(super) text: String,
+}
+
+/// A `[[colocate]]` rule.
+#[derive(Debug, Serialize)]
+pub(super) struct Rule {
+    pub(super) pattern: String,
+    pub(super) shard: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -93,7 +112,13 @@ impl Status {
             },
             shards,
             workers: workers.iter().map(|worker| Worker::of(worker)).collect(),
+            advice: None,
         }
+    }
+
+    /// With the advice, for which all that was counted is looked at.
+    pub(super) fn advised(self, state: &AdminState) -> Self {
+        Self { advice: state.report().map(Advice::of), ..self }
     }
 
     /// One line that says whether it is ready, then one for each shard that is not up.
@@ -135,6 +160,14 @@ impl Shard {
             errors: totals.errors,
             reconnects: totals.reconnects,
         }
+    }
+}
+
+impl Advice {
+    fn of(report: Report) -> Self {
+        let rules = report.rules.into_iter().map(|rule| Rule { pattern: rule.pattern, shard: rule.shard });
+        let Counts { refused, gathered } = report.counts;
+        Self { refused, gathered, rules: rules.collect(), text: report.text }
     }
 }
 

@@ -28,7 +28,12 @@ impl Admin {
             slots,
             share: 0.5,
         };
-        let facts = Facts { topology_version: 3, quorum, shards: vec![shard("a", Some(8192)), shard("b", None)] };
+        let facts = Facts {
+            topology_version: 3,
+            quorum,
+            shards: vec![shard("a", Some(8192)), shard("b", None)],
+            ..Facts::default()
+        };
         let state = AdminState::new(Arc::clone(&metrics), facts);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -120,7 +125,7 @@ async fn a_reload_shows_other_shards() {
     admin.up(1, 1);
     let b = ShardFacts { name: "b".to_owned(), ..ShardFacts::default() };
     let unknown = ShardFacts { name: "c".to_owned(), ..ShardFacts::default() };
-    admin.state.swap(Facts { topology_version: 4, quorum: 1, shards: vec![b, unknown] });
+    admin.state.swap(Facts { topology_version: 4, quorum: 1, shards: vec![b, unknown], ..Facts::default() });
     let status: serde_json::Value = serde_json::from_str(&admin.get("/status").await.1).unwrap();
     assert_eq!((status["ready"].as_bool(), status["topology_version"].as_u64()), (Some(true), Some(4)));
     assert_eq!(

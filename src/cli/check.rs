@@ -21,7 +21,8 @@ pub(super) fn report(config: &Config, topology: &Topology) -> io::Result<()> {
         PlacementKind::Ketama => "ketama, as twemproxy".to_owned(),
         PlacementKind::Modula => "modula, as twemproxy".to_owned(),
     };
-    writeln!(out, "placement  {kind}; {} colocate rules", config.colocate.len())?;
+    let presets: Vec<String> = config.placement.presets.iter().map(|name| format!(", preset {name}")).collect();
+    writeln!(out, "placement  {kind}; {} colocate rules{}", config.colocate.len(), presets.concat())?;
 
     let width = |of: fn(&crate::topology::Shard) -> usize| topology.shards().iter().map(of).max().unwrap_or(0).max(7);
     let names = width(|shard| shard.name.len());

@@ -4,7 +4,7 @@ use crate::command;
 use crate::topology::{Endpoint, KeyHash, POINTS_MAX, POINTS_PER_WEIGHT, Pattern, SHARDS_MAX};
 
 use super::source::Field;
-use super::{Config, Keyless, PlacementKind, ReadyQuorum};
+use super::{Config, Keyless, PlacementKind, ReadyQuorum, presets};
 
 /// A field, and what would be right.
 pub(super) struct Mistake {
@@ -124,6 +124,15 @@ fn placement(config: &Config) -> Checked {
     }
     if placement.version != 1 {
         return mistake(field("version"), format!("must be 1, the only version, is {}", placement.version));
+    }
+    for (index, name) in placement.presets.iter().enumerate() {
+        if presets::rules(name).is_none() {
+            let names: Vec<_> = presets::ALL.iter().map(|(name, _)| format!("\"{name}\"")).collect();
+            return mistake(field("presets").at(index), format!("must be one of {}, is {name:?}", names.join(", ")));
+        }
+        if placement.presets[..index].contains(name) {
+            return mistake(field("presets").at(index), format!("must be named once, {name:?} stands there twice"));
+        }
     }
     let twemproxy = placement.kind != PlacementKind::Slots;
     if let Some(hash) = &placement.hash {

@@ -144,6 +144,10 @@ pub struct About {
     pub no_touch: bool,
 }
 
+/// What a reply is taken to measure before one was seen: a client that asks for a thousand large
+/// values with its first breath gets some of them first.
+const UNKNOWN_REPLY_BYTES: u32 = 8 * 1024;
+
 impl Client {
     pub(super) fn new(generation: u32, about: About) -> Self {
         Self {
@@ -153,7 +157,7 @@ impl Client {
             out: Out::default(),
             stash: Vec::new(),
             stashed: 0,
-            reply_bytes: 0,
+            reply_bytes: UNKNOWN_REPLY_BYTES,
             inbox: Inbox::default(),
             scanner: RequestScanner::default(),
             proto: Proto::Resp2,

@@ -55,6 +55,7 @@ impl Engine {
                 _ => self.complete(tag, Answer::Copied(text.as_bytes())),
             }
         }
+        self.advice_tick();
         self.busy_tick();
         self.hub_tick();
         self.waiting_tick();

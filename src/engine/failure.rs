@@ -161,12 +161,20 @@ pub(super) fn half_renamed(reason: &[u8], from: &[u8], to: &[u8], left: Left) ->
     out
 }
 
+/// What helps where keys are on two shards, for those who cannot say which rule.
+pub(super) const REMEDY: &str = "give them one hash tag such as {tag}, or add a [[colocate]] rule";
+
 /// Why a command on keys of two shards is not carried out, beyond that they are on two.
-pub(super) fn cannot_gather(first: (&[u8], ShardId), second: (&[u8], ShardId), why: &str, map: &Topology) -> String {
+pub(super) fn cannot_gather(
+    first: (&[u8], ShardId),
+    second: (&[u8], ShardId),
+    why: &str,
+    remedy: &str,
+    map: &Topology,
+) -> String {
     let place = |(key, shard): (&[u8], ShardId)| format!("'{}' is on {}", shorten(key), map.shard(shard).name);
     format!(
-        "CROSSSLOT Keys in request don't hash to the same shard ({}, {}), and {why}: give them one hash tag such as \
-         {{tag}}, or add a [[colocate]] rule",
+        "CROSSSLOT Keys in request don't hash to the same shard ({}, {}), and {why}: {remedy}",
         place(first),
         place(second)
     )
@@ -215,7 +223,8 @@ fn answered((shard, reply): (&Shard, &[u8])) -> String {
 }
 
 /// The text for a request that is not carried out.
-pub(super) fn refusal(refusal: Refusal, args: Args<'_>, map: &Topology) -> Vec<u8> {
+/// `remedy` is for keys on several shards.
+pub(super) fn refusal(refusal: Refusal, args: Args<'_>, map: &Topology, remedy: &str) -> Vec<u8> {
     let name = |id: CommandId| command::row(id).name;
     let text = match refusal {
         Refusal::Unknown => return unknown_command(args),
@@ -236,8 +245,7 @@ pub(super) fn refusal(refusal: Refusal, args: Args<'_>, map: &Topology) -> Vec<u
                 format!("'{}' is on {}", shorten(key), shard.name)
             };
             format!(
-                "CROSSSLOT Keys in request don't hash to the same shard ({}, {}): give them one hash tag such as \
-                 {{tag}}, or add a [[colocate]] rule",
+                "CROSSSLOT Keys in request don't hash to the same shard ({}, {}): {remedy}",
                 place(first),
                 place(second)
             )

@@ -22,9 +22,10 @@ use super::merge::{Kind, Merge};
 use super::request::{Flow, Request};
 use super::waiting::body;
 use super::{CROSS_GATHERED, CROSS_REFUSED, Engine, NONE, failure};
+use crate::advice::Outcome;
 use crate::command::{Class, Gather as How};
 use crate::resp::{Args, elements};
-use crate::route::{self, RESERVED, Refusal};
+use crate::route::{self, RESERVED};
 use crate::topology::ShardId;
 pub(super) use rename::Renames;
 
@@ -162,7 +163,7 @@ impl Engine {
         }
         let gather = self.gather_of(how, keys, request.args);
         if let Some(why) = self.cannot_gather(&gather) {
-            self.advise_of(keys, request.args);
+            self.advise_of(request.args, Outcome::Refused);
             self.metrics.cross_shard[CROSS_REFUSED].inc();
             return self.answer_error(id, why);
         }
@@ -176,7 +177,7 @@ impl Engine {
                 return self.wait_for(id, conn);
             }
         }
-        self.advise_of(keys, request.args);
+        self.advise_of(request.args, Outcome::Gathered);
         let client = &mut self.clients[id as usize];
         client.exclusive = true;
         let seq = client.open(State::Wait, Class::Split, self.now);
@@ -185,13 +186,6 @@ impl Engine {
             None => self.ask_dumps(id, seq, Box::new(gather)),
         }
         Flow::Taken
-    }
-
-    /// Counts two of the keys that are on two shards; SORT may have one key alone.
-    fn advise_of(&mut self, keys: &[u32], args: Args<'_>) {
-        if let Err(Refusal::CrossSlot { first, second }) = route::one_shard(args, keys, &self.topology) {
-            self.advise(args.at(first as usize), args.at(second as usize), args.at(0));
-        }
     }
 
     /// What is to be copied, and the command with the copies' names.
@@ -242,7 +236,8 @@ impl Engine {
         };
         let other = gather.copies.iter().find(|copy| copy.shard != gather.target).or(gather.copies.first());
         let other = other.map_or((&[][..], gather.target), |copy| (copy.key.as_slice(), copy.shard));
-        Some(failure::cannot_gather((&gather.anchor, gather.target), other, &why, &self.topology))
+        let remedy = self.remedy(&[&gather.anchor, other.0]);
+        Some(failure::cannot_gather((&gather.anchor, gather.target), other, &why, &remedy, &self.topology))
     }
 
     /// Why what `source` writes cannot be restored on `target`.

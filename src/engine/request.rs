@@ -8,6 +8,7 @@ use super::client::{End, Park, State};
 use super::merge::{self, Kind, Merge};
 use super::out::LARGE_BYTES;
 use super::{CROSS_REFUSED, Engine, NONE, Order, failure};
+use crate::advice::Outcome;
 use crate::command::{Class, Command, CommandId, Every, Flags, Split};
 use crate::resp::{Args, Proto, ProtocolError, Reply, RequestScanner, Scan, Span, integer, request, split_inline};
 use crate::route::{self, Plan, Refusal, Rules};
@@ -259,7 +260,7 @@ impl Engine {
         {
             return flow;
         }
-        let rules = Rules { keyless_scripts: self.options.keyless_scripts, gather: self.options.gather };
+        let rules = self.rules(true);
         let mut keys = mem::take(&mut self.keys);
         let flow = match route::plan(command, row, args, &self.topology, rules, &mut keys) {
             Plan::One(shard) => self.forward(id, shard, &request),
@@ -270,12 +271,33 @@ impl Engine {
             Plan::Local(local) => self.local(id, local, &request),
             Plan::Session(session) => self.session(id, session, &keys, &request),
             Plan::Refuse(refusal) => self.refuse(id, refusal, args),
+            Plan::Apart => self.alone(id, &mut keys, &request),
         };
         self.keys = keys;
         if flow == Flow::Taken {
             self.tally.request(command, &self.metrics);
         }
         flow
+    }
+
+    /// A request whose keys are on one shard because there is no other.
+    #[cold]
+    fn alone(&mut self, id: u32, keys: &mut Vec<u32>, request: &Request<'_>) -> Flow {
+        let flow = match route::plan(request.id, request.row, request.args, &self.topology, self.rules(false), keys) {
+            Plan::Script(shard) => self.script(id, shard, request),
+            Plan::Session(session) => self.session(id, session, keys, request),
+            _ => self.forward(id, self.topology.home(), request),
+        };
+        if flow == Flow::Taken {
+            self.advise_ahead(request, self.rules(true));
+        }
+        flow
+    }
+
+    /// How requests are planned; whether those are told whose keys a second shard would part.
+    #[inline(always)]
+    pub(super) fn rules(&self, apart: bool) -> Rules {
+        Rules { keyless_scripts: self.options.keyless_scripts, gather: self.options.gather, apart }
     }
 
     /// Sends the request to one shard as it is.
@@ -543,11 +565,18 @@ impl Engine {
     #[cold]
     pub(super) fn refuse(&mut self, id: u32, refusal: Refusal, args: Args<'_>) -> Flow {
         self.monitors.rejected = true;
+        let mut remedy = String::new();
         if let Refusal::CrossSlot { first, second } = refusal {
             self.metrics.cross_shard[CROSS_REFUSED].inc();
-            self.advise(args.at(first as usize), args.at(second as usize), args.at(0));
+            let mut keys = self.parted(args);
+            if keys.len() < 2 {
+                // Only a server knows this command's keys.
+                keys = vec![args.at(first as usize), args.at(second as usize)];
+            }
+            remedy = self.remedy(&keys);
+            self.advise(&keys, args.at(0), Outcome::Refused);
         }
-        let text = failure::refusal(refusal, args, &self.topology);
+        let text = failure::refusal(refusal, args, &self.topology, &remedy);
         if matches!(refusal, Refusal::Arity(id) if crate::command::row(id).name == "exec") {
             return self.abort(id, &text);
         }

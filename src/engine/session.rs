@@ -15,6 +15,7 @@ use super::merge::{EXEC_QUEUED, EXEC_RESULT, Exec, Kind, Merge};
 use super::pubsub::Subscriptions;
 use super::request::{Flow, Request};
 use super::{CROSS_REFUSED, Engine, NONE, failure};
+use crate::advice::Outcome;
 use crate::command::{Class, Flags, Local, Route, Session as Verb};
 use crate::resp::{Proto, integer, request};
 use crate::route;
@@ -335,18 +336,21 @@ impl Engine {
             Ok(shard) => shard,
             Err(refusal) => return self.refuse(id, refusal, request.args),
         };
+        // The key watched first, and those that another tag parts from it.
+        let anchor = session.filter(|session| session.watch.is_some()).map(|session| session.anchor.clone());
+        let anchor = anchor.as_deref().unwrap_or_else(|| request.args.at(1));
+        let parted = self.parted_from(anchor, request.args.iter().skip(1));
         let conn = match watched {
             Some(watch) if watch.shard != shard => {
                 let map = &self.topology;
                 let text = format!(
-                    "CROSSSLOT watched keys are on {} and on {}: give them one hash tag such as {{tag}}, or add a \
-                     [[colocate]] rule",
+                    "CROSSSLOT watched keys are on {} and on {}: {}",
                     map.shard(watch.shard).name,
-                    map.shard(shard).name
+                    map.shard(shard).name,
+                    self.remedy(&parted)
                 );
-                let anchor = session.map_or_else(Vec::new, |session| session.anchor.clone());
                 self.metrics.cross_shard[CROSS_REFUSED].inc();
-                self.advise(&anchor, request.args.at(1), b"WATCH");
+                self.advise(&parted, b"WATCH", Outcome::Refused);
                 return self.answer_error(id, &text);
             }
             Some(Watch { conn: NONE, .. }) => {
@@ -358,6 +362,9 @@ impl Engine {
                 Err(flow) => return flow,
             },
         };
+        if parted.len() > 1 && self.topology.is_alone() {
+            self.advise(&parted, b"WATCH", Outcome::Refused);
+        }
         let client = &mut self.clients[id as usize];
         if watched.is_none() {
             client.session_mut().anchor = request.args.at(1).to_vec();

@@ -104,14 +104,25 @@ impl Proxy {
 
     /// The sum of a metric's samples on the admin port.
     pub fn metric(&self, name: &str) -> f64 {
-        let mut stream = std::net::TcpStream::connect(self.admin()).unwrap();
-        let mut page = String::new();
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
-        stream.read_to_string(&mut page).unwrap();
-        let samples = page.lines().filter(|line| line.split(['{', ' ']).next() == Some(name));
+        self.metric_of(name, "")
+    }
+
+    /// The same for the samples with this label: `kind="refused"`.
+    pub fn metric_of(&self, name: &str, label: &str) -> f64 {
+        let page = self.page("/metrics");
+        let samples = page.lines().filter(|line| line.split(['{', ' ']).next() == Some(name) && line.contains(label));
         let values = samples.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).collect::<Vec<_>>();
         assert!(!values.is_empty(), "no {name} in\n{page}");
         values.iter().sum()
+    }
+
+    /// What the admin port answers to a GET, with its head.
+    pub fn page(&self, path: &str) -> String {
+        let mut stream = std::net::TcpStream::connect(self.admin()).unwrap();
+        let mut page = String::new();
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes()).unwrap();
+        stream.read_to_string(&mut page).unwrap();
+        page
     }
 
     /// The admin port's address; waits for its line in the log.

@@ -15,6 +15,7 @@
 use slab::Slab;
 
 use super::{QUEUED, RESULT, frames};
+use crate::advice;
 use crate::command::Class;
 use crate::engine::client::{Park, State};
 use crate::engine::conn::{Conn, MOVER, NOBODY, TRANSACTION, Use};
@@ -206,8 +207,8 @@ impl Rename {
             () if self.looks >= LOOKS_MAX || now >= self.until => Some(failure::rename_outrun(self.looks)),
             () if bytes > bytes_max => {
                 let why = failure::too_large(bytes, bytes_max);
-                let text =
-                    failure::cannot_gather((&self.from.key, self.from.shard), (&self.to.key, self.to.shard), &why, map);
+                let (from, to) = ((&*self.from.key, self.from.shard), (&*self.to.key, self.to.shard));
+                let text = failure::cannot_gather(from, to, &why, failure::REMEDY, map);
                 Some(format!("-{text}\r\n").into_bytes())
             }
             () => None,
@@ -308,7 +309,10 @@ impl Engine {
         let (generation, db, args) = (client.generation, client.db, request.args);
         let shards = [1, 2].map(|at| self.topology.shard_of(args.at(at)));
         if let Some(why) = self.unreadable(shards[0], shards[1]) {
-            let text = failure::cannot_gather((args.at(1), shards[0]), (args.at(2), shards[1]), &why, &self.topology);
+            let (from, to) = ((args.at(1), shards[0]), (args.at(2), shards[1]));
+            let remedy = self.remedy(&[from.0, to.0]);
+            let text = failure::cannot_gather(from, to, &why, &remedy, &self.topology);
+            self.advise_of(args, advice::Outcome::Refused);
             self.metrics.cross_shard[CROSS_REFUSED].inc();
             return self.answer_error(id, text);
         }
@@ -324,7 +328,7 @@ impl Engine {
             };
         }
         self.metrics.cross_shard[CROSS_GATHERED].inc();
-        self.advise(args.at(1), args.at(2), args.at(0));
+        self.advise_of(args, advice::Outcome::Gathered);
         let side = |at: usize| Side {
             key: args.at(at + 1).to_vec(),
             shard: shards[at],

@@ -11,7 +11,7 @@ use crate::topology::ShardId;
 const HELP: &[&str] = &[
     "RINGWAY <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
     "ADVISE",
-    "    Rules that would have avoided the refusals so far, ready for the configuration.",
+    "    Colocate rules that would have avoided the refusals and gathers so far, ready to paste.",
     "LOCATE <key> [<key> ...]",
     "    The tag, slot, shard and address of each key, and why it is there.",
     "SHARD <name> <command> [<arg> ...]",
@@ -25,14 +25,15 @@ const HELP: &[&str] = &[
 impl Engine {
     /// All but SHARD, which has no immediate answer.
     pub(super) fn ringway(&mut self, id: u32, args: Args<'_>, out: &mut Vec<u8>) -> Result<(), Vec<u8>> {
-        let mut reply = Reply::new(out, self.clients[id as usize].proto);
+        let proto = self.clients[id as usize].proto;
+        let mut reply = Reply::new(out, proto);
         let exact = args.len() == 2;
         match args.at(1).to_ascii_lowercase().as_slice() {
             b"help" if exact => {
                 reply.array(HELP.len());
                 HELP.iter().for_each(|line| _ = reply.status(line));
             }
-            b"advise" if exact => _ = reply.verbatim(self.advice.text(&self.topology)),
+            b"advise" if exact => _ = reply.verbatim(self.advice_report().text),
             b"shards" if exact => self.shards(&mut reply),
             b"locate" if !exact => self.locate(args, &mut reply),
             b"shard" => return Err("ERR RINGWAY SHARD cannot be part of a transaction".into()),

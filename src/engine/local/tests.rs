@@ -513,15 +513,17 @@ fn what_is_on_several_shards_becomes_advice() {
         assert!(said.starts_with(reply), "{line}: {said}");
     }
     let text = bench.ask(client, "RINGWAY ADVISE");
-    assert!(text.contains("are on several shards: 3\n"), "{text}");
+    assert!(text.contains("are on several shards: 3 refused, 0 gathered.\n"), "{text}");
     assert!(text.contains("only before a second shard holds data"), "{text}");
     assert!(
-        text.contains("\n# 2 x user:*:cart with user:*:seen (SINTER)\n[[colocate]]\npattern = \"user:{*}:*\"\n"),
+        text.contains(
+            "\n# 2 x user:*:cart with user:*:seen (SINTER 1, SUNION 1)\n[[colocate]]\npattern = \"user:{*}:*\"\n"
+        ),
         "{text}"
     );
     assert!(
         text.contains(
-            "\n# 1 x job:* with q:* (MULTI)\n[[colocate]]\npattern = \"q:{*}\"\n[[colocate]]\npattern = \"job:{*}\"\n"
+            "\n# 1 x job:* with q:* (MULTI 1)\n[[colocate]]\npattern = \"job:{*}\"\n[[colocate]]\npattern = \"q:{*}\"\n"
         ),
         "{text}"
     );

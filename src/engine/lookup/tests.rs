@@ -87,7 +87,7 @@ fn what_the_servers_know_goes_where_its_keys_are() {
     bench.say(client, &format!("cms.merge {one} {two}"));
     bench.serve("COMMAND INFO cms.merge", &info("cms.merge", "write", Some((1, -1))));
     assert!(bench.got(client).starts_with("-CROSSSLOT"));
-    assert!(bench.ask(client, "RINGWAY ADVISE").contains("(CMS.MERGE)"));
+    assert!(bench.ask(client, "RINGWAY ADVISE").contains("(CMS.MERGE 1)"));
 
     // In a transaction it is queued, in order, and the pause for writes holds it.
     assert_eq!(bench.ask(client, "MULTI"), "+OK\r\n");

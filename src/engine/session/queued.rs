@@ -9,6 +9,7 @@
 
 use std::ops::Range;
 
+use crate::advice::Outcome;
 use crate::command::{Every, Flags, Keys, Local, Session as Verb, Split};
 use crate::engine::merge::{self, Finish, Kind, Merge};
 use crate::engine::pubsub::Joined;
@@ -162,9 +163,14 @@ impl Engine {
     /// A command between MULTI and EXEC.
     pub(super) fn queue(&mut self, id: u32, request: &Request<'_>) -> Flow {
         // The values would be there only after the other commands have to be.
-        let rules = Rules { keyless_scripts: self.options.keyless_scripts, gather: false };
+        let rules = Rules { gather: false, ..self.rules(true) };
         let (args, mut keys) = (request.args, Vec::new());
-        let plan = route::plan(request.id, request.row, args, &self.topology, rules, &mut keys);
+        let mut plan = route::plan(request.id, request.row, args, &self.topology, rules, &mut keys);
+        if plan == Plan::Apart {
+            self.advise_ahead(request, rules);
+            plan =
+                route::plan(request.id, request.row, args, &self.topology, Rules { apart: false, ..rules }, &mut keys);
+        }
         let keyless = keys.is_empty() && request.row.keys == Keys::None;
         let several = self.shards.len() > 1;
         let mut script = None;
@@ -220,6 +226,8 @@ impl Engine {
                 Place::Split(Box::new(Cut { split, parts: Vec::new(), owners: Vec::new(), writes }))
             }
             Plan::Refuse(refusal) => return self.refuse(id, refusal, args),
+            // Not twice.
+            Plan::Apart => Place::Any,
         };
         if let Some(text) = self.busy_place(&place, &keys, request) {
             return self.answer_error(id, text);
@@ -278,16 +286,17 @@ impl Engine {
         {
             let other = multi.parties.first().copied().or(watched).filter(|other| *other != shard);
             if let Some(other) = other {
+                let anchor = session.anchor.clone();
+                let keys = [anchor.as_slice(), key];
                 let map = &self.topology;
                 let text = format!(
-                    "CROSSSLOT the transaction has keys on {} and on {}: give them one hash tag such as {{tag}}, or \
-                     add a [[colocate]] rule",
+                    "CROSSSLOT the transaction has keys on {} and on {}: {}",
                     map.shard(other).name,
-                    map.shard(shard).name
+                    map.shard(shard).name,
+                    self.remedy(&keys)
                 );
-                let anchor = session.anchor.clone();
                 self.metrics.cross_shard[CROSS_REFUSED].inc();
-                self.advise(&anchor, key, b"MULTI");
+                self.advise(&keys, b"MULTI", Outcome::Refused);
                 return self.answer_error(id, &text);
             }
             if multi.parties.is_empty() && watched.is_none() {

@@ -1,0 +1,25 @@
+# Sidekiq's jobs: loaded by its server, and by sidekiq_driver.rb to push them.
+require 'sidekiq'
+
+url = { url: "redis://127.0.0.1:#{ENV.fetch('REDIS_PORT')}/0" }
+Sidekiq.configure_client { |config| config.redis = url }
+Sidekiq.configure_server do |config|
+  config.redis = url
+  config.options[:poll_interval_average] = 1
+end
+
+# Writes down that it ran, outside Redis and in it.
+class Job
+  include Sidekiq::Worker
+  sidekiq_options retry: false
+
+  def perform(number)
+    File.write(ENV.fetch('EXECUTED'), "#{number}\n", mode: 'a')
+    Sidekiq.redis { |redis| redis.incr("executed:#{number}") }
+  end
+end
+
+# A job of another queue.
+class Urgent < Job
+  sidekiq_options queue: 'urgent', retry: false
+end
