@@ -54,7 +54,7 @@ use busy::Probe;
 use client::{Client, End, Park};
 use conn::{Conn, Link, Use};
 use gather::Renames;
-use local::{Advice, Pause};
+use local::{Advice, Pause, Readers};
 use lookup::Lookups;
 use monitor::Monitors;
 use out::Pool;
@@ -289,6 +289,7 @@ pub struct Engine {
     unusual: bool,
     /// CLIENT PAUSE is in force.
     pause: Option<Pause>,
+    readers: Readers,
     /// Clients whose next request waits for the pause's end.
     held: Vec<(u32, u32)>,
     /// Clients whose transactions wait for leases, the first one first.
@@ -349,6 +350,7 @@ impl Engine {
             pool: Pool::default(),
             unusual: false,
             pause: None,
+            readers: Readers::Unknown,
             held: Vec::new(),
             transactions: VecDeque::new(),
             gathers: 0,

@@ -97,7 +97,7 @@ impl Engine {
         }
         for tag in unsent {
             match tag.client {
-                ENGINE => self.looked_up(tag.seq, reply),
+                ENGINE => self.told_engine(tag, shard, reply),
                 WAITER => self.heard(tag.seq, tag.part, reply),
                 PEER => self.owed_answered(tag.seq, reply),
                 MOVER => self.moved(tag.seq, tag.part, reply),

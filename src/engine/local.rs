@@ -13,7 +13,7 @@ pub(super) mod tests;
 
 pub(super) use advise::Advice;
 pub(super) use clients::NO_CLIENT;
-pub(super) use pause::Pause;
+pub(super) use pause::{Pause, READERS, Readers};
 
 use super::client::{End, Park};
 use super::failure::said;

@@ -6,6 +6,7 @@ use std::mem;
 use super::busy::PROBE;
 use super::client::{Answer, State, Turn};
 use super::conn::{Conn, ENGINE, GREETING, MOVER, PEER, Tag, Use, WAITER};
+use super::local::READERS;
 use super::merge::{Finish, Merge, Need};
 use super::out::LARGE_BYTES;
 use super::proxy::Proxy;
@@ -166,7 +167,11 @@ impl Engine {
     /// The answer to one of the engine's own questions, or the error that stands for it.
     #[cold]
     pub(super) fn told_engine(&mut self, tag: Tag, shard: ShardId, reply: &[u8]) {
-        if tag.part == PROBE { self.probed(shard, reply) } else { self.looked_up(tag.seq, reply) }
+        match tag.part {
+            PROBE => self.probed(shard, reply),
+            READERS => self.told_of_readers(reply),
+            _ => self.looked_up(tag.seq, reply),
+        }
     }
 
     /// Nobody waits for this: it is a message, or the connection is not to be trusted.
