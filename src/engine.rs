@@ -31,6 +31,7 @@ mod scripts;
 mod session;
 mod straight;
 mod tally;
+mod tracking;
 mod waiting;
 
 use std::collections::{HashMap, VecDeque};
@@ -63,6 +64,7 @@ use pubsub::Hub;
 use scripts::Scripts;
 use session::{Queued, Reserve};
 use tally::Tally;
+use tracking::Tracked;
 use waiting::Waiting;
 
 /// Where an index of no connection is needed.
@@ -301,6 +303,7 @@ pub struct Engine {
     scripts: Scripts,
     peers: Peers,
     monitors: Monitors,
+    tracked: Tracked,
     advice: Advice,
     /// Scratch: the arguments of the request at hand, the positions of its keys.
     spans: Vec<Span>,
@@ -359,6 +362,7 @@ impl Engine {
             scripts: Scripts::default(),
             peers: Peers::default(),
             monitors: Monitors::default(),
+            tracked: Tracked::default(),
             advice: Advice::default(),
             spans: Vec::new(),
             keys: Vec::new(),
@@ -414,12 +418,14 @@ impl Engine {
         self.metrics.clients.dec();
         client.out.clear();
         client.out.retire(&mut self.pool);
-        if let Some(session) = client.session.take() {
+        if let Some(mut session) = client.session.take() {
             self.end_subscriptions(id, &session);
             if session.monitors {
                 self.end_monitor(id);
             }
+            let tracking = session.tracking.take();
             self.end_session(id, &session);
+            tracking.into_iter().for_each(|tracking| self.end_tracking(*tracking));
         }
     }
 

@@ -62,6 +62,8 @@ pub struct WorkerMetrics {
     pub clients: Gauge,
     /// Clients whose blocking command waits, as of the latest tick.
     pub clients_blocked: Gauge,
+    /// Clients that track what they read.
+    pub clients_tracking: Gauge,
     /// Clients ever accepted.
     pub clients_total: Counter,
     /// By [`Refusal`].
@@ -250,6 +252,7 @@ impl WorkerMetrics {
             backends: cells(labels.backends.len()),
             clients: Gauge::default(),
             clients_blocked: Gauge::default(),
+            clients_tracking: Gauge::default(),
             clients_total: Counter::default(),
             clients_refused: Default::default(),
             bytes_in: Counter::default(),

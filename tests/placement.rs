@@ -182,7 +182,7 @@ fn rules_and_presets_give_the_tags_that_they_gave() {
         r"a\\*",
         "größe:{*}",
     ];
-    let keys: [&[u8]; 27] = [
+    let keys: [&[u8]; 28] = [
         b"rq:",
         b"rq:job:1",
         b"a-b-c",
@@ -207,6 +207,7 @@ fn rules_and_presets_give_the_tags_that_they_gave() {
         b"_kombu.binding.celery",
         b"unacked_index",
         b"celery-taskset-meta-5.j",
+        b"celery-taskset-meta-5",
         b"queue:default",
         b"queues",
         b"stat:failed:2024",

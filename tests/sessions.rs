@@ -580,6 +580,9 @@ fn more_blocked_clients_than_leases_wait_all_the_same() {
     for (at, client) in waiting.iter_mut().enumerate() {
         client.send(&["BLPOP", "full", "0"]);
         until_flagged(&mut other, 'b', at + 1);
+        // Those on a connection of their own wait at the server, in the order in which it hears of them.
+        let there = format!("blocked_clients:{}\r\n", 3.min(at + 1));
+        until("it waits at the server", || shards[0].client().call(&["INFO", "clients"]).text().contains(&there));
     }
     let refused = say(&mut other, "WATCH full");
     assert_eq!(refused.error_word(), "SHARDDOWN", "{refused:?}");

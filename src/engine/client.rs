@@ -65,6 +65,15 @@ pub(super) enum Turn {
     Later,
 }
 
+/// A slot that has its answer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Settled {
+    pub(super) turn: Turn,
+    pub(super) class: Class,
+    /// When its request was complete.
+    pub(super) at: u64,
+}
+
 /// Why a client's next request is not looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Park {
@@ -212,6 +221,18 @@ impl Client {
         self.open(state, Class::Local, at);
     }
 
+    /// Writes what nobody asked for behind everything that is in flight.
+    pub(super) fn push_behind(&mut self, bytes: &[u8], at: u64) {
+        let start = self.stash.len() as u32;
+        self.stash.extend_from_slice(bytes);
+        self.stashed += 1;
+        let seq = self.open(State::Stashed { start, len: bytes.len() as u32 }, Class::Local, at);
+        // CLIENT REPLY does not concern it.
+        if let Some(slot) = self.slot(seq) {
+            slot.mute = false;
+        }
+    }
+
     /// Opens the next slot and returns its number.
     #[inline]
     pub(super) fn open(&mut self, state: State, class: Class, at: u64) -> u32 {
@@ -230,6 +251,33 @@ impl Client {
     #[inline]
     pub(super) fn slot(&mut self, seq: u32) -> Option<&mut Slot> {
         self.slots.get_mut(seq.wrapping_sub(self.head_seq) as usize)
+    }
+
+    /// The same for a small reply that is the whole answer; None: it is not, or nobody wants it.
+    #[inline(always)]
+    pub(super) fn settle_plain(&mut self, seq: u32, reply: &[u8], pool: &mut Pool) -> Option<Settled> {
+        let index = seq.wrapping_sub(self.head_seq) as usize;
+        let slot = self.slots.get_mut(index).filter(|slot| matches!(slot.state, State::Wait) && !slot.mute)?;
+        let (class, at) = (slot.class, slot.at);
+        self.reply_bytes = (self.reply_bytes - self.reply_bytes / 8) + reply.len() as u32 / 8;
+        if index > 0 {
+            if self.stash.capacity() == 0 {
+                self.stash = pool.take();
+            }
+            let (start, len) = (self.stash.len() as u32, reply.len() as u32);
+            self.stash.extend_from_slice(reply);
+            mem::forget(mem::replace(&mut slot.state, State::Stashed { start, len }));
+            self.stashed += 1;
+            return Some(Settled { turn: Turn::Later, class, at });
+        }
+        mem::forget(self.slots.pop_front());
+        self.out.equip(pool);
+        self.out.push(reply);
+        self.head_seq = self.head_seq.wrapping_add(1);
+        if self.stashed > 0 {
+            self.unstash();
+        }
+        Some(Settled { turn: Turn::Next, class, at })
     }
 
     /// Puts the answer of slot `seq` where it belongs: out, if it is next in order, else aside.

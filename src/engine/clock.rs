@@ -15,6 +15,7 @@ impl Engine {
         self.end_pause_in_time();
         self.end_questions();
         self.tell_those_behind();
+        self.tracking_tick();
         self.end_waits_for_leases();
         let mut late = Vec::new();
         let mut mute = Vec::new();

@@ -53,6 +53,11 @@ pub(super) enum Use {
     Hub,
     /// Says which of the keys that clients wait for have changed.
     Track,
+    /// All requests of one client that tracks what it reads; [`NOBODY`]'s is closed once it has answered
+    /// everything. `busy`: a transaction is carried out on it whatever becomes of the client.
+    Private { client: u32, busy: bool },
+    /// Told of changes of what one client reads elsewhere.
+    Sink { client: u32 },
     /// Asks whether the server is busy.
     Probe,
 }
@@ -128,6 +133,8 @@ pub(super) struct Conn {
     pub(super) server_id: i64,
     /// An admin's own words went over it: nobody may inherit it.
     pub(super) tainted: bool,
+    /// It is not to be connected before its client's sink is.
+    pub(super) waits_for_sink: bool,
 }
 
 impl Conn {
@@ -154,6 +161,7 @@ impl Conn {
             scripts: HashSet::new(),
             server_id: 0,
             tainted: false,
+            waits_for_sink: false,
         }
     }
 

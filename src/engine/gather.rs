@@ -341,6 +341,9 @@ impl Engine {
         }
         self.gather_step(id, seq, gather, copies.len());
         for (part, (conn, key)) in copies.iter().enumerate() {
+            if copies[..part].iter().any(|(earlier, _)| earlier == conn) {
+                self.announce_again(id, *conn);
+            }
             self.expect(*conn, id, seq, part as u16, false);
             self.conns[*conn as usize].out.write(|out| crate::resp::request(out, &[b"DUMP", &key[..]]));
         }

@@ -14,6 +14,16 @@ impl Engine {
     /// The socket is connected: the greeting goes first.
     pub fn conn_connected(&mut self, id: u32) {
         let Some(conn) = self.conns.get_mut(id as usize) else { return };
+        let (purpose, shard) = (conn.purpose, conn.shard);
+        let tracking = match purpose {
+            Use::Private { client, .. } => self.greeting_of(client, shard),
+            _ => Some(Vec::new()),
+        };
+        let Some(tracking) = tracking else {
+            self.conn_lost(id, Fault::Connect, "the connection that hears of changes is not there");
+            return self.reconnect(id);
+        };
+        let Some(conn) = self.conns.get_mut(id as usize) else { return };
         let credentials = &self.options.credentials[conn.shard.0 as usize];
         let mut hello = vec!["HELLO", if conn.proto == Proto::Resp3 { "3" } else { "2" }];
         if let Some(password) = &credentials.password {
@@ -26,8 +36,9 @@ impl Engine {
             if conn.db != 0 {
                 request(out, &select);
             }
+            tracking.iter().for_each(|frame| out.extend_from_slice(frame));
         });
-        conn.greetings_left = if conn.db == 0 { 1 } else { 2 };
+        conn.greetings_left = if conn.db == 0 { 1 } else { 2 } + tracking.len() as u32;
         for _ in 0..conn.greetings_left {
             conn.fifo.push_front(Tag {
                 client: GREETING,
@@ -92,7 +103,8 @@ impl Engine {
                 Use::Hub => self.hub_up(shard),
                 Use::Track => self.track_up(shard),
                 Use::Shared => self.waiting_up(shard),
-                Use::Lease { .. } | Use::Party(_) | Use::Probe => {}
+                Use::Sink { client } => self.sink_up(client, shard),
+                Use::Lease { .. } | Use::Party(_) | Use::Private { .. } | Use::Probe => {}
             }
             // Whoever took it may have let go of it before it was connected.
             self.lease_answered(id);
@@ -157,6 +169,7 @@ impl Engine {
             Use::Party(_) => self.reserve_lost(id),
             Use::Hub => self.hub_lost(conn.shard),
             Use::Track => self.track_lost(conn.shard),
+            Use::Private { .. } | Use::Sink { .. } => self.private_lost(id, was_up),
         }
     }
 

@@ -29,10 +29,6 @@ const NO_CLUSTER: &str = "ERR This instance has cluster support disabled";
 const BAD_NAME: &str = "ERR Client names cannot contain spaces, newlines or special characters.";
 const WRONG_PASSWORD: &str = "WRONGPASS invalid username-password pair or user is disabled.";
 const NO_PASSWORD: &str = "ERR AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?";
-const NO_TRACKING: &str =
-    "ERR CLIENT TRACKING ON is not available through Ringway yet: a client-side cache would not hear of changes";
-const NOT_CACHING: &str =
-    "ERR CLIENT CACHING can be called only when the client is in tracking mode with OPTIN or OPTOUT mode enabled";
 const HELLO_NOAUTH: &str = "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO AUTH <user> <pass> option can be used to authenticate the client and select the RESP protocol version at the same time";
 
 impl Engine {
@@ -54,6 +50,7 @@ impl Engine {
             {
                 Flow::Parked(Park::Empty)
             }
+            Local::ClientTracking => self.client_tracking(id, request),
             Local::ClientReply => self.client_reply(id, args),
             Local::ClientUnblock => self.client_unblock(id, request),
             Local::ClientList | Local::ClientKill | Local::ClientPause | Local::ClientUnpause if self.peers() > 0 => {
@@ -78,10 +75,12 @@ impl Engine {
     /// The reply to a command that stood in a transaction, as one whole frame.
     pub(super) fn told(&mut self, id: u32, what: Local, frame: &[u8]) -> Vec<u8> {
         let mut spans = Vec::new();
-        match RequestScanner::default().scan(frame, &Limits::default(), true, &mut spans) {
+        let told = match RequestScanner::default().scan(frame, &Limits::default(), true, &mut spans) {
             Ok(_) => self.tell(id, what, Args::new(frame, &spans)),
             Err(_) => b"$-1\r\n".to_vec(),
-        }
+        };
+        self.caching_over(id);
+        told
     }
 
     /// Carries the command out and returns its reply.
@@ -99,6 +98,16 @@ impl Engine {
             Local::ClientUnpause => {
                 self.end_pause();
                 Reply::new(&mut out, Proto::Resp2).status("OK");
+                Ok(())
+            }
+            Local::ClientTracking => self.tracking_inside(id, args, &mut out),
+            Local::ClientCaching => self.client_caching(id, args, &mut out),
+            Local::ClientTrackingInfo => {
+                self.tracking_info(id, &mut Reply::new(&mut out, self.clients[id as usize].proto));
+                Ok(())
+            }
+            Local::ClientGetRedir => {
+                Reply::new(&mut out, Proto::Resp2).integer(self.redirection(id));
                 Ok(())
             }
             Local::Ringway => self.ringway(id, args, &mut out),
@@ -158,18 +167,6 @@ impl Engine {
                 client.about.no_touch = on_off(args.at(2))?;
                 _ = reply.status("OK");
             }
-            Local::ClientGetRedir => _ = reply.integer(-1),
-            Local::ClientTracking => {
-                if tracking(args)? {
-                    return Err(NO_TRACKING.into());
-                }
-                _ = reply.status("OK");
-            }
-            Local::ClientTrackingInfo => {
-                reply.map(3).bulk("flags").set(1).bulk("off");
-                reply.bulk("redirect").integer(-1).bulk("prefixes").array(0);
-            }
-            Local::ClientCaching => return Err(NOT_CACHING.into()),
             Local::ClientReply | Local::ClientUnblock => {
                 let name = crate::command::row(client.last).name.to_uppercase().replace('|', " ");
                 return Err(format!("ERR {name} cannot be part of a transaction through Ringway").into());
@@ -296,9 +293,12 @@ impl Engine {
 
     /// A client's lease follows it to another protocol.
     fn lease_speaks(&mut self, id: u32, proto: Proto) {
+        let version = if proto == Proto::Resp3 { "3" } else { "2" };
+        if self.tracking(id).is_some() {
+            return self.tell_privates_words(id, &["HELLO", version]);
+        }
         let conn = self.watched_conn(id);
         if conn != NONE {
-            let version = if proto == Proto::Resp3 { "3" } else { "2" };
             self.conns[conn as usize].proto = proto;
             self.tell_lease(conn, &["HELLO", version]);
         }
@@ -306,9 +306,12 @@ impl Engine {
 
     /// A client's lease follows it to another database.
     fn lease_selects(&mut self, id: u32) {
+        let db = self.clients[id as usize].db;
+        if self.tracking(id).is_some() {
+            return self.tell_privates_words(id, &["SELECT", &db.to_string()]);
+        }
         let conn = self.watched_conn(id);
         if conn != NONE {
-            let db = self.clients[id as usize].db;
             self.conns[conn as usize].db = db;
             self.tell_lease(conn, &["SELECT", &db.to_string()]);
         }
@@ -336,22 +339,4 @@ fn on_off(word: &[u8]) -> Result<bool, Vec<u8>> {
         () if word.eq_ignore_ascii_case(b"off") => Ok(false),
         () => Err(SYNTAX.into()),
     }
-}
-
-/// Whether CLIENT TRACKING turns it on; what is wrong with its options comes first, as in Redis.
-fn tracking(args: Args<'_>) -> Result<bool, Vec<u8>> {
-    let mut at = 3;
-    while at < args.len() {
-        let more = at + 1 < args.len();
-        at += match () {
-            () if args.is(at, "redirect") && more => {
-                integer(args.at(at + 1)).ok_or(NO_INTEGER)?;
-                2
-            }
-            () if args.is(at, "prefix") && more => 2,
-            () if ["bcast", "optin", "optout", "noloop"].iter().any(|word| args.is(at, word)) => 1,
-            () => return Err(SYNTAX.into()),
-        };
-    }
-    on_off(args.at(2))
 }

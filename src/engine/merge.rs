@@ -59,6 +59,12 @@ pub(super) enum Kind {
     Lines {
         wanted: Vec<i64>,
     },
+    /// Does one of the workers know the client that CLIENT TRACKING in `frame` names?
+    Redirect {
+        frame: Vec<u8>,
+    },
+    /// Every shard is to track.
+    Tracked,
     /// Arrays whose elements go back to the places of their keys; the part that each key went to.
     Values {
         owners: Vec<u16>,
@@ -136,6 +142,15 @@ pub(super) enum Finish {
         questions: Vec<(ShardId, Vec<u8>)>,
         need: Need,
         merge: Box<Merge>,
+    },
+    /// The worker that knows the client, by its part.
+    Redirect {
+        frame: Vec<u8>,
+        part: Option<usize>,
+    },
+    /// All shards track, but for one that said otherwise.
+    Tracked {
+        error: Option<Vec<u8>>,
     },
     /// Nothing is there: the client waits.
     Wait(Box<Words>),
@@ -233,6 +248,11 @@ impl Merge {
         matches!(self.kind, Kind::Commit(_))
     }
 
+    /// Whether what it was given, or may have been given in an earlier step, was read from a shard.
+    pub(super) fn holds_replies(&self) -> bool {
+        !matches!(self.kind, Kind::Every { every: Every::Wait | Every::Kill, .. })
+    }
+
     /// Takes one part; true when it was the last.
     pub(super) fn add(&mut self, part: u16, answer: &Answer<'_>) -> bool {
         let bytes = answer.bytes();
@@ -270,6 +290,7 @@ impl Merge {
             | Kind::Commit(_)
             | Kind::Gather(_)
             | Kind::Change(_)
+            | Kind::Tracked
             | Kind::Streams(_)
             | Kind::Every { every: Every::Kill, .. } => None,
             Kind::Every { every: Every::Reports, .. } if parts.iter().any(|part| part.first() != Some(&b'-')) => {
@@ -288,6 +309,14 @@ impl Merge {
             Kind::Exists { known } => all_true(&mut reply, parts, &known),
             Kind::Killed { total: 0 } => _ = reply.error(NO_CLIENT),
             Kind::Killed { .. } => _ = reply.status("OK"),
+            Kind::Redirect { frame } => {
+                let part = parts.iter().position(|part| elements(part).next().is_some());
+                return Finish::Redirect { frame, part };
+            }
+            Kind::Tracked => {
+                let error = parts.iter().find(|part| part.first() == Some(&b'-')).cloned();
+                return Finish::Tracked { error };
+            }
             Kind::Lines { wanted } => _ = reply.verbatim(lines(parts, &wanted)),
             Kind::Values { owners } => values(&mut reply, &owners, parts),
             Kind::NumSub { owners, corrections } => numbers(&mut reply, &owners, &corrections, parts),

@@ -14,6 +14,7 @@ use slab::Slab;
 
 use super::client::Answer;
 use super::conn::{PEER, Tag};
+use super::tracking::News;
 use super::{Engine, Order, failure};
 use crate::command::{Local, Route};
 use crate::resp::{Args, RequestScanner};
@@ -30,6 +31,10 @@ pub enum Message {
     Lines { from: u16, lines: Vec<u8> },
     /// Lines were lost on their way to worker `to`, the receiver.
     LinesLost { to: u16 },
+    /// What a client of the receiver is to forget.
+    Invalidate(News),
+    /// The client that was to hear of what the receiver's client `source` reads is gone.
+    RedirectGone { source: u64 },
     /// Nobody monitors at the sender any more.
     NoLines { from: u16 },
 }
@@ -87,6 +92,8 @@ impl Engine {
             Message::Answer { number, reply } => self.peer_answered(number, &reply),
             Message::Lines { from, lines } => self.lines_from(from, &lines),
             Message::LinesLost { .. } => self.close_monitors(),
+            Message::Invalidate(news) => self.told_of_changes(&news),
+            Message::RedirectGone { source } => self.redirect_gone(source),
             Message::NoLines { from } => self.not_monitored_by(from),
         }
     }
@@ -96,8 +103,9 @@ impl Engine {
         match message {
             Message::Ask { number, .. } => self.peer_answered(*number, &failure::peer_silent("takes no more messages")),
             Message::Lines { .. } | Message::LinesLost { .. } => self.lines_lost(to),
+            Message::Invalidate(news) => self.changes_lost(to, news),
             // Whoever asked gives up in time, and whoever sends lines for nobody is told again.
-            Message::Answer { .. } | Message::NoLines { .. } => {}
+            Message::Answer { .. } | Message::NoLines { .. } | Message::RedirectGone { .. } => {}
         }
     }
 

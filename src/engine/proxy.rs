@@ -30,6 +30,7 @@ impl Engine {
         // Of the other workers' what they said last.
         let others = workers().filter(|worker| !std::sync::Arc::ptr_eq(worker, &self.metrics));
         let blocked = self.blocked_clients() + others.map(|worker| worker.clients_blocked.value()).sum::<i64>();
+        let tracking: i64 = workers().map(|worker| worker.clients_tracking.value()).sum();
         let seconds = self.now / 1_000_000;
         vec![
             ("redis_mode", "standalone".to_owned()),
@@ -43,7 +44,7 @@ impl Engine {
             ("cluster_connections", "0".to_owned()),
             ("maxclients", facts.clients_max.to_string()),
             ("blocked_clients", blocked.to_string()),
-            ("tracking_clients", "0".to_owned()),
+            ("tracking_clients", tracking.to_string()),
             ("clients_in_timeout_table", "0".to_owned()),
             ("total_connections_received", accepted.to_string()),
             ("rejected_connections", refused.to_string()),

@@ -118,9 +118,13 @@ impl Engine {
         let conn = &mut self.conns[id as usize];
         if answer.bytes().first() == Some(&b'>') {
             // Nobody subscribed on a connection that carries requests.
-            if conn.purpose == Use::Track {
-                let shard = conn.shard;
-                self.invalidated(shard, answer.bytes());
+            match conn.purpose {
+                Use::Track => {
+                    let shard = conn.shard;
+                    self.invalidated(shard, answer.bytes());
+                }
+                Use::Private { .. } | Use::Sink { .. } => self.pushed(id, answer.bytes()),
+                _ => {}
             }
             return;
         }
@@ -230,6 +234,8 @@ impl Engine {
                 self.wait_in(id, seq, *words, since, false);
                 self.end_if_half_closed(id);
             }
+            Finish::Redirect { frame, part } => self.redirect_found(id, seq, &frame, part),
+            Finish::Tracked { error } => self.tracking_set(id, seq, error.as_deref()),
             Finish::Ask { questions, need, merge } => self.ask(id, seq, &questions, need, merge),
         }
     }
@@ -261,7 +267,13 @@ impl Engine {
         let (proto, db, generation) = (client.proto, client.db, client.generation);
         let Some(slot) = client.slot(seq) else { return };
         slot.state = State::Merge(merge);
-        let conns: Vec<u32> = questions.iter().map(|(shard, _)| self.shared(*shard, proto, db)).collect();
+        let mut conns = Vec::with_capacity(questions.len());
+        for (shard, _) in questions {
+            conns.push(match self.private(id, *shard) {
+                Some(private) => private,
+                None => self.shared(*shard, proto, db),
+            });
+        }
         let down = conns.iter().position(|conn| *conn == NONE);
         for (part, (conn, (shard, frame))) in conns.into_iter().zip(questions).enumerate() {
             let missing = match down {

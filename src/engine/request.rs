@@ -377,18 +377,18 @@ impl Engine {
         }
         let (count, seq) = (parts.len(), self.clients[id as usize].next_seq());
         let values = split == Split::Pairs;
-        for (part, (_, conn, len)) in parts.into_iter().enumerate() {
-            self.expect(conn, id, seq, part as u16, false);
-            self.conns[conn as usize].out.write(|out| {
-                let mut line = Reply::new(out, Proto::Resp2);
-                line.array(1 + len * if values { 2 } else { 1 }).raw(args.raw(0));
-                for (key, _) in keys.iter().zip(&owners).filter(|(_, owner)| **owner == part as u16) {
-                    line.raw(args.raw(*key as usize));
-                    if values {
-                        line.raw(args.raw(*key as usize + 1));
-                    }
-                }
+        for (part, (_, conn, len)) in parts.iter().enumerate() {
+            self.expect(*conn, id, seq, part as u16, false);
+            self.conns[*conn as usize].out.write(|out| {
+                Reply::new(out, Proto::Resp2).array(1 + len * if values { 2 } else { 1 }).raw(args.raw(0));
             });
+        }
+        for (key, owner) in keys.iter().zip(&owners) {
+            let out = &mut self.conns[parts[*owner as usize].1 as usize].out;
+            out.push(args.raw(*key as usize));
+            if values {
+                out.push(args.raw(*key as usize + 1));
+            }
         }
         let kind = match split {
             Split::Values => Kind::Values { owners },

@@ -72,7 +72,11 @@ impl Engine {
     #[cold]
     pub(super) fn script(&mut self, id: u32, shard: ShardId, request: &Request<'_>) -> Flow {
         let named = self.learn_script(request);
-        let conn = self.conn_to(id, shard);
+        let conn = match self.private(id, shard) {
+            // What CLIENT CACHING said goes behind the body.
+            Some(private) => private,
+            None => self.conn_to(id, shard),
+        };
         match named {
             Some(sha) if conn != NONE && !self.is_full(conn) => self.load_ahead(conn, &sha),
             _ => {}

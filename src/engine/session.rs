@@ -14,6 +14,7 @@ use super::conn::{NOBODY, Use};
 use super::merge::{EXEC_QUEUED, EXEC_RESULT, Exec, Kind, Merge};
 use super::pubsub::Subscriptions;
 use super::request::{Flow, Request};
+use super::tracking::Tracking;
 use super::{CROSS_REFUSED, Engine, NONE, failure};
 use crate::advice::Outcome;
 use crate::command::{Class, Flags, Local, Route, Session as Verb};
@@ -41,6 +42,7 @@ pub(super) struct Session {
     pub(super) subscriptions: Subscriptions,
     /// It is told of every request.
     pub(super) monitors: bool,
+    pub(super) tracking: Option<Box<Tracking>>,
     /// The shards on which its transaction is being carried out.
     parties: Vec<Party>,
     /// It waited too long for leases: EXEC says so.
@@ -61,6 +63,7 @@ impl Default for Session {
             skip: false,
             subscriptions: Subscriptions::default(),
             monitors: false,
+            tracking: None,
             parties: Vec::new(),
             late: false,
             orphan: false,
@@ -73,6 +76,13 @@ impl Session {
     pub(super) fn lose_watch(&mut self) {
         if let Some(watch) = &mut self.watch {
             watch.conn = NONE;
+        }
+    }
+
+    /// The same if it is this one.
+    pub(super) fn lose_watch_on(&mut self, conn: u32) {
+        if self.watch.is_some_and(|watch| watch.conn == conn) {
+            self.lose_watch();
         }
     }
 
@@ -90,6 +100,7 @@ impl Session {
             && !self.skip
             && self.subscriptions.is_empty()
             && !self.monitors
+            && self.tracking.is_none()
             && self.parties.is_empty()
             && !self.late
     }
@@ -121,6 +132,13 @@ impl Engine {
             }
             return None;
         }
+        if session.tracking.is_some()
+            && let Some(flow) = self.caching_ahead(id, request)
+        {
+            return Some(flow);
+        }
+        let client = &mut self.clients[id as usize];
+        let session = client.session.as_mut()?;
         if session.skip {
             session.skip = false;
             if request.row.route == Route::Local(Local::ClientReply) && session.multi.is_none() {
@@ -183,6 +201,10 @@ impl Engine {
     /// The connection for a client that may hold a lease on the shard.
     #[cold]
     pub(super) fn conn_in_session(&mut self, id: u32, shard: ShardId) -> u32 {
+        if let Some(conn) = self.private(id, shard) {
+            self.announce(id, conn);
+            return conn;
+        }
         let client = &self.clients[id as usize];
         match client.session.as_ref().and_then(|session| session.watch) {
             Some(watch) if watch.shard == shard => watch.conn,
@@ -241,7 +263,11 @@ impl Engine {
             return Flow::Parked(Park::Empty);
         }
         let shard = shards.first().map_or_else(|| self.topology.home(), |shard| *shard);
-        let conn = watch.map_or_else(|| self.shared(shard, proto, db), |watch| watch.conn);
+        let conn = match (watch, self.private(id, shard)) {
+            (Some(watch), _) => watch.conn,
+            (None, Some(private)) => private,
+            (None, None) => self.shared(shard, proto, db),
+        };
         if conn == NONE {
             self.clients[id as usize].session_mut().multi = None;
             self.drop_plain_session(id);
@@ -253,6 +279,7 @@ impl Engine {
         let multi = self.clients[id as usize].session_mut().multi.take().unwrap_or_default();
         let (db, plain, seq) = (multi.db, multi.plain, self.clients[id as usize].next_seq());
         multi.scripts.iter().for_each(|script| self.load_ahead(conn, script));
+        self.announce(id, conn);
         self.expect(conn, id, seq, EXEC_QUEUED, true);
         self.conns[conn as usize].out.write(|out| crate::resp::request(out, &["MULTI"]));
         let (pieces, sent) = if plain {
@@ -357,9 +384,13 @@ impl Engine {
                 return self.answer_error(id, failure::watch_lost(self.topology.shard(shard)));
             }
             Some(watch) => watch.conn,
-            None => match self.lease(id, shard, proto, db, true) {
-                Ok(conn) => conn,
-                Err(flow) => return flow,
+            None => match self.private(id, shard) {
+                Some(NONE) => return self.answer_down(id, shard, Class::Session),
+                Some(private) => private,
+                None => match self.lease(id, shard, proto, db, true) {
+                    Ok(conn) => conn,
+                    Err(flow) => return flow,
+                },
             },
         };
         if parted.len() > 1 && self.topology.is_alone() {
@@ -429,6 +460,7 @@ impl Engine {
         let Some(session) = self.clients[id as usize].session.as_mut() else { return };
         if let Some(watch) = session.watch.take()
             && let Some(conn) = self.conns.get_mut(watch.conn as usize)
+            && let Use::Lease { .. } = conn.purpose
         {
             conn.purpose = Use::Lease { client: id, keep: false };
         }
@@ -446,6 +478,7 @@ impl Engine {
     pub(super) fn reset_session(&mut self, id: u32) {
         self.forget_watch(id);
         self.unsubscribe_all(id);
+        self.untrack(id);
         let mut monitors = false;
         if let Some(session) = self.clients[id as usize].session.as_mut() {
             session.multi = None;

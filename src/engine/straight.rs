@@ -5,7 +5,7 @@
 //! Whatever has to see every request stands in [`Engine::goes_straight`], or it sees few.
 
 use super::Engine;
-use super::client::{Answer, Client, Park, State, Turn};
+use super::client::{Client, Park, State, Turn};
 use super::conn::{Link, Use};
 use super::out::LARGE_BYTES;
 use crate::command;
@@ -65,17 +65,18 @@ impl Engine {
         let mut used = 0;
         while let Some(len) = plain_reply(&bytes[used..])
             && len < LARGE_BYTES
-            && let Some(tag) = conn.fifo.front()
-            && let Some(client) = self.clients.get_mut(tag.client as usize)
-            && client.generation == tag.generation
-            && let Some(slot) = client.slot(tag.seq)
-            && matches!(slot.state, State::Wait)
-            && !slot.mute
+            && let Some(tag) = conn.fifo.pop_front()
         {
-            self.tally.backend(conn.shard, tag.at, &self.metrics);
-            self.tally.class(slot.class, slot.at, &self.metrics);
-            let answer = Answer::Copied(&bytes[used..used + len]);
-            if client.settle(tag.seq, answer, &mut self.pool) == Turn::Next {
+            let reply = &bytes[used..used + len];
+            let client = self.clients.get_mut(tag.client as usize).filter(|client| client.generation == tag.generation);
+            let Some((client, settled)) = client.and_then(|client| {
+                let settled = client.settle_plain(tag.seq, reply, &mut self.pool)?;
+                Some((client, settled))
+            }) else {
+                conn.fifo.push_front(tag);
+                break;
+            };
+            if settled.turn == Turn::Next {
                 if (client.exclusive || client.park != Park::No) && client.may_go_on() {
                     self.resume.push((tag.client, client.generation));
                 }
@@ -84,7 +85,8 @@ impl Engine {
                     self.dirty_clients.push(tag.client);
                 }
             }
-            conn.fifo.pop_front();
+            self.tally.backend(conn.shard, tag.at, &self.metrics);
+            self.tally.class(settled.class, settled.at, &self.metrics);
             used += len;
         }
         used

@@ -425,7 +425,7 @@ impl Engine {
             Some(Question::Try(attempt)) => self.tried(question, &attempt, reply),
             Some(Question::Arm(name)) => self.armed(&name, reply),
             Some(Question::Sweep(names)) => self.swept(names, reply),
-            Some(Question::Track) => self.tracking(reply),
+            Some(Question::Track) => self.tracking_answered(reply),
             Some(Question::Return(back)) => self.returned(question, back, reply),
             None => {}
         }

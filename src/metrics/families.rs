@@ -152,6 +152,13 @@ const FAMILIES: &[Family] = &[
         samples: |cells, out| out.gauge(&[], cells.level(|worker| &worker.clients_blocked)),
     },
     Family {
+        name: "clients_tracking",
+        labels: &[],
+        kind: MetricType::GAUGE,
+        help: "Clients that track what they read (CLIENT TRACKING), each on connections of its own.",
+        samples: |cells, out| out.gauge(&[], cells.level(|worker| &worker.clients_tracking)),
+    },
+    Family {
         name: "client_connections_max",
         labels: &[],
         kind: MetricType::GAUGE,

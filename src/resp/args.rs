@@ -54,7 +54,11 @@ impl<'a> Args<'a> {
     #[inline]
     pub fn raw(&self, index: usize) -> &'a [u8] {
         self.spans.get(index).map_or(&[][..], |span| {
-            let digits = span.len.checked_ilog10().map_or(1, |log| log as usize + 1);
+            let digits = match span.len {
+                0..10 => 1,
+                10..100 => 2,
+                len => len.ilog10() as usize + 1,
+            };
             let start = span.start as usize;
             self.buf.get(start - digits - 3..start + span.len as usize + 2).unwrap_or(&[])
         })

@@ -83,7 +83,12 @@ pub(crate) fn turn(actor: &mut Actor<'_>) {
     fill(kind, [&a, &b, &c], &mut talk, &mut actor.random);
     let outcomes = actor.ask(&talk.lines);
     for (at, outcome) in outcomes.iter().enumerate() {
-        let Outcome::Said(reply) = outcome else { return actor.own_anew() };
+        let reply = match outcome {
+            Outcome::Said(reply) => reply,
+            // Nothing of it is under way any more, and the next turn begins by removing all.
+            Outcome::NotDone => return,
+            Outcome::Unknown { .. } => return actor.own_anew(),
+        };
         let right = match &talk.wants[at] {
             Want::Any => !reply.is_error(),
             Want::Is(value) => reply == value || value.is_null() && reply.is_null(),

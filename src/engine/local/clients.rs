@@ -159,10 +159,10 @@ impl Engine {
             line,
             " age={} idle={} flags={} db={} sub={sub} psub={psub} ssub={ssub} multi={queued} qbuf={} qbuf-free=0 \
              argv-mem=0 multi-mem={multi_bytes} rbs=0 rbp=0 obl={pending} oll=0 omem={} tot-mem={} events={} cmd={} \
-             user={} redir=-1 resp={}",
+             user={} redir={} resp={}",
             seconds(about.since),
             seconds(about.active),
-            flags(client),
+            flags(client, self.tracking_flags(index)),
             client.db,
             client.inbox.len().max(request),
             client.undelivered(),
@@ -170,6 +170,7 @@ impl Engine {
             if pending == 0 { "r" } else { "rw" },
             if client.last == NO_COMMAND { "NULL" } else { command::row(client.last).name },
             if about.user.is_empty() { "default" } else { &about.user },
+            self.redirection(index),
             if client.proto == Proto::Resp3 { 3 } else { 2 },
         );
         out.extend_from_slice(line.as_bytes());
@@ -227,7 +228,7 @@ impl Filter<'_> {
 }
 
 /// Redis' letters for the state of a client.
-fn flags(client: &Client) -> String {
+fn flags(client: &Client, [tracks, broken, bcast]: [bool; 3]) -> String {
     let session = client.session.as_ref();
     let blocked = client.park == Park::Held || session.is_some_and(|session| session.is_blocked());
     let letters = [
@@ -235,6 +236,9 @@ fn flags(client: &Client) -> String {
         ('P', Type::of(client) == Type::Pubsub),
         ('x', session.is_some_and(|session| session.multi.is_some())),
         ('b', blocked),
+        ('t', tracks),
+        ('R', broken),
+        ('B', bcast),
         ('c', client.end == End::Closing),
         ('U', client.about.peer.starts_with('/')),
         ('e', client.about.no_evict),

@@ -235,11 +235,7 @@ fn the_connection_speaks_as_redis_does() {
             ("CLIENT TRACKING x", "-ERR syntax error\r\n"),
             ("CLIENT TRACKING on FOO", "-ERR syntax error\r\n"),
             ("CLIENT TRACKING on REDIRECT x", "-ERR value is not an integer or out of range\r\n"),
-            (
-                "CLIENT TRACKING on BCAST PREFIX a",
-                "-ERR CLIENT TRACKING ON is not available through Ringway yet: a client-side cache would not hear of \
-                 changes\r\n",
-            ),
+            ("CLIENT TRACKING on PREFIX a", "-ERR PREFIX option requires BCAST mode to be enabled\r\n"),
             (
                 "CLIENT CACHING yes",
                 "-ERR CLIENT CACHING can be called only when the client is in tracking mode with OPTIN or OPTOUT mode \

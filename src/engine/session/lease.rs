@@ -23,7 +23,12 @@ impl Engine {
         let (proto, db) = (client.proto, client.db);
         // Who would wait beside others waits as they do.
         let alone = match route::one_shard(request.args, keys, &self.topology) {
-            Ok(shard) if self.has_lease(shard, proto, db) && !self.joins_waiters(id, request, keys) => Ok(shard),
+            Ok(shard)
+                if (self.private(id, shard).is_some() || self.has_lease(shard, proto, db))
+                    && !self.joins_waiters(id, request, keys) =>
+            {
+                Ok(shard)
+            }
             other => {
                 if let Some(flow) = self.wait(id, keys, request) {
                     self.end_if_half_closed(id);
@@ -41,11 +46,16 @@ impl Engine {
         let watch = client.session.as_ref().and_then(|session| session.watch);
         let conn = match watch {
             Some(watch) if watch.shard == shard && watch.conn != NONE => watch.conn,
-            _ => match self.lease(id, shard, proto, db, false) {
-                Ok(conn) => conn,
-                Err(flow) => return flow,
+            _ => match self.private(id, shard) {
+                Some(NONE) => return self.answer_down(id, shard, Class::Session),
+                Some(private) => private,
+                None => match self.lease(id, shard, proto, db, false) {
+                    Ok(conn) => conn,
+                    Err(flow) => return flow,
+                },
             },
         };
+        self.announce(id, conn);
         let client = &mut self.clients[id as usize];
         client.exclusive = true;
         client.session_mut().blocked = conn;
@@ -153,6 +163,9 @@ impl Engine {
         }
         // What blocked is answered, also when the lease is kept for keys that are watched.
         state.patient = false;
+        if let Use::Private { .. } = state.purpose {
+            return self.private_answered(conn);
+        }
         if let Use::Lease { client, keep: false } = state.purpose
             && client < ENGINE
         {
@@ -203,7 +216,8 @@ impl Engine {
     /// The client goes: what it holds is not given to others.
     pub(in crate::engine) fn end_session(&mut self, id: u32, session: &Session) {
         if let Some(watch) = session.watch
-            && self.conns.contains(watch.conn as usize)
+            && let Some(conn) = self.conns.get(watch.conn as usize)
+            && let Use::Lease { .. } = conn.purpose
         {
             self.close_lease(watch.conn);
         }
@@ -216,11 +230,13 @@ impl Engine {
         }
     }
 
-    /// Closes the leases on which the client's command waits: WAIT has one on every shard.
+    /// Closes what the client's command waits on: WAIT has a lease on every shard, who tracks a private
+    /// connection.
     fn close_waiting(&mut self, id: u32) {
         let waits = |conn: &Conn| matches!(conn.purpose, Use::Lease { client, .. } if client == id);
         let mine: Vec<u32> = self.conns.iter().filter(|(_, conn)| waits(conn)).map(|(conn, _)| conn as u32).collect();
         mine.into_iter().for_each(|conn| self.close_lease(conn));
+        self.untrack(id);
     }
 
     /// The client waits on a lease for what may never come.

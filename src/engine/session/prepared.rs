@@ -94,7 +94,8 @@ impl Engine {
             let base = self.shards[shard.0 as usize].shared[0];
             self.conns.get(base as usize).is_none_or(|conn| conn.link == Link::Down)
         };
-        if let Some(shard) = shards.iter().find(down).copied() {
+        let lost = |shard: &&ShardId| down(shard) || self.private(id, **shard) == Some(NONE);
+        if let Some(shard) = shards.iter().find(lost).copied() {
             self.leave_queue(id);
             self.clients[id as usize].session_mut().multi = None;
             self.forget_watch(id);
@@ -112,7 +113,12 @@ impl Engine {
         let (proto, db, generation) = (client.proto, client.db, client.generation);
         let watch = client.session.as_ref().and_then(|session| session.watch);
         let watches = |shard: ShardId| watch.is_some_and(|watch| watch.shard == shard);
+        let privates: Vec<Option<u32>> = shards.iter().map(|shard| self.private(id, *shard)).collect();
         let first = self.transactions.front().is_none_or(|first| first.client == id);
+        if privates.iter().all(Option::is_some) {
+            let party = |(shard, conn): (&ShardId, Option<u32>)| Party { shard: *shard, conn: conn.unwrap_or(NONE) };
+            return Some(shards.iter().zip(privates).map(party).collect());
+        }
         if !first || !shards.iter().all(|shard| watches(*shard) || self.has_party(*shard)) {
             if !self.transactions.iter().any(|queued| queued.client == id) {
                 self.transactions.push_back(Queued { client: id, generation, since: self.now });
@@ -162,6 +168,7 @@ impl Engine {
         let db = multi.db;
         for (number, party) in parties.iter().enumerate() {
             multi.scripts.iter().for_each(|script| self.load_ahead(party.conn, script));
+            self.announce(id, party.conn);
             self.expect(party.conn, id, seq, number as u16, false);
             self.conns[party.conn as usize].out.write(|out| request(out, &["MULTI"]));
         }
@@ -232,6 +239,7 @@ impl Engine {
         let state = &mut self.conns[conn as usize];
         state.purpose = match state.purpose {
             Use::Lease { .. } => Use::Lease { client: TRANSACTION, keep: false },
+            Use::Private { client, .. } => Use::Private { client, busy: true },
             _ => Use::Party(Hold::Leaving),
         };
         let session = self.clients[id as usize].session_mut();
@@ -302,6 +310,7 @@ impl Engine {
         if let Some(session) = &mut self.clients[id as usize].session {
             session.parties.clear();
             if session.orphan {
+                self.untrack(id);
                 self.clients.remove(id as usize);
                 return;
             }
@@ -318,10 +327,13 @@ impl Engine {
         session.watch = None;
         for Party { conn, .. } in session.parties.clone() {
             let Some(state) = self.conns.get(conn as usize).filter(|state| state.link != Link::Down) else { continue };
-            let (clean, lease) = (state.fifo.is_empty(), matches!(state.purpose, Use::Lease { .. }));
+            let (clean, purpose) = (state.fifo.is_empty(), state.purpose);
+            let lease = matches!(purpose, Use::Lease { .. });
             // A party that was sent EXEC, or is given back already, is no longer the client's.
             let mine = match state.purpose {
-                Use::Party(Hold::Client(holder)) | Use::Lease { client: holder, .. } => holder == id,
+                Use::Party(Hold::Client(holder))
+                | Use::Lease { client: holder, .. }
+                | Use::Private { client: holder, busy: false } => holder == id,
                 _ => false,
             };
             match () {
@@ -332,6 +344,9 @@ impl Engine {
                     self.let_go(id, conn);
                 }
                 () if lease => self.close_lease(conn),
+                () if matches!(purpose, Use::Private { .. }) => {
+                    self.renew(conn, "a transaction on it was given up");
+                }
                 () => self.close_party(conn),
             }
         }
@@ -357,7 +372,7 @@ impl Engine {
     }
 
     /// A connection broke on which `client`'s transaction may have been prepared.
-    pub(super) fn party_lost(&mut self, client: u32, conn: u32) {
+    pub(in crate::engine) fn party_lost(&mut self, client: u32, conn: u32) {
         let session = self.clients.get_mut(client as usize).and_then(|client| client.session.as_mut());
         let parties = session.map(|session| &mut session.parties).into_iter().flatten();
         parties.filter(|party| party.conn == conn).for_each(|party| party.conn = NONE);
@@ -430,7 +445,8 @@ impl Engine {
         let Some(session) = &client.session else { return false };
         let is_held = |party: &Party| {
             let conn = self.conns.get(party.conn as usize);
-            conn.is_some_and(|conn| conn.purpose == Use::Party(Hold::Client(id)))
+            let held = [Use::Party(Hold::Client(id)), Use::Private { client: id, busy: false }];
+            conn.is_some_and(|conn| held.contains(&conn.purpose))
         };
         let begun = || client.slots.iter().any(|slot| matches!(&slot.state, State::Merge(merge) if merge.is_commit()));
         session.parties.iter().any(is_held) && begun()

@@ -10,7 +10,7 @@
 use std::ops::Range;
 
 use crate::advice::Outcome;
-use crate::command::{Every, Flags, Keys, Local, Session as Verb, Split};
+use crate::command::{Every, Flags, Keys, Local, Route, Session as Verb, Split};
 use crate::engine::merge::{self, Finish, Kind, Merge};
 use crate::engine::pubsub::Joined;
 use crate::engine::request::{Flow, Request};
@@ -187,6 +187,8 @@ impl Engine {
                 // The server says what is wrong with it, in its place.
                 Err(_) => Place::Any,
             },
+            // It concerns the connections that the transaction's commands travel on.
+            Plan::Local(Local::ClientCaching) if self.tracking(id).is_some() => Place::Each,
             Plan::Local(what) => Place::Local(what),
             Plan::Session(Verb::Block) => match route::one_shard(args, &keys, &self.topology) {
                 Ok(shard) => Place::One(shard),
@@ -326,7 +328,10 @@ impl Engine {
             Place::One(shard) | Place::Scan { shard, .. } => multi.joins(*shard),
             Place::Split(cut) => cut.parts.iter().for_each(|(shard, _)| multi.joins(*shard)),
             Place::Every { .. } => multi.parties = (0..shards).map(ShardId).collect(),
-            Place::Each => multi.db = integer(args.at(1)).and_then(|db| u32::try_from(db).ok()),
+            Place::Each if request.row.route == Route::Local(Local::Select) => {
+                multi.db = integer(args.at(1)).and_then(|db| u32::try_from(db).ok());
+            }
+            Place::Each => {}
             Place::Publish(..) => multi.announces = true,
             Place::Any | Place::Local(_) | Place::Pubsub(_) | Place::Error(_) => {}
         }

@@ -59,7 +59,7 @@ impl Engine {
     }
 
     /// What CLIENT TRACKING ON was answered.
-    pub(super) fn tracking(&mut self, reply: &[u8]) {
+    pub(super) fn tracking_answered(&mut self, reply: &[u8]) {
         if reply.first() == Some(&b'-') {
             let said = String::from_utf8_lossy(body(reply)).into_owned();
             self.tell_once(format!(
