@@ -29,6 +29,7 @@ mod reply;
 mod request;
 mod scripts;
 mod session;
+mod slowlog;
 mod straight;
 mod tally;
 mod tracking;
@@ -63,6 +64,7 @@ use peers::Peers;
 use pubsub::Hub;
 use scripts::Scripts;
 use session::{Queued, Reserve};
+use slowlog::OwnLog;
 use tally::Tally;
 use tracking::Tracked;
 use waiting::Waiting;
@@ -292,6 +294,9 @@ pub struct Engine {
     /// CLIENT PAUSE is in force.
     pause: Option<Pause>,
     readers: Readers,
+    own_log: OwnLog,
+    /// Calls by row of the command table, of all workers, before the last CONFIG RESETSTAT.
+    calls_before: Vec<u64>,
     /// Clients whose next request waits for the pause's end.
     held: Vec<(u32, u32)>,
     /// Clients whose transactions wait for leases, the first one first.
@@ -354,6 +359,8 @@ impl Engine {
             unusual: false,
             pause: None,
             readers: Readers::Unknown,
+            own_log: OwnLog::default(),
+            calls_before: Vec::new(),
             held: Vec::new(),
             transactions: VecDeque::new(),
             gathers: 0,

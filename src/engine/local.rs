@@ -33,6 +33,14 @@ const HELLO_NOAUTH: &str = "NOAUTH HELLO must be called with the client already 
 
 impl Engine {
     pub(super) fn local(&mut self, id: u32, what: Local, request: &Request<'_>) -> Flow {
+        let flow = self.carry_out(id, what, request);
+        if flow == Flow::Taken {
+            self.log_own(id, what, request);
+        }
+        flow
+    }
+
+    fn carry_out(&mut self, id: u32, what: Local, request: &Request<'_>) -> Flow {
         let args = request.args;
         if let Some(text) = self.busy_home(request) {
             return self.answer_error(id, text);

@@ -7,6 +7,7 @@
 mod config;
 mod info;
 mod logs;
+mod slowlog;
 mod streams;
 mod value;
 
@@ -14,6 +15,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::mem;
 
 pub(super) use streams::Streams;
+
+pub(super) use slowlog::Slowlog;
 
 use super::client::Answer;
 use super::gather::Gather;
@@ -55,6 +58,8 @@ pub(super) enum Kind {
     Exists {
         known: Vec<bool>,
     },
+    /// SLOWLOG GET or LEN.
+    Slowlog(Box<Slowlog>),
     /// CLIENT LIST of each worker; the ids that were asked for, in their order, if any were.
     Lines {
         wanted: Vec<i64>,
@@ -216,7 +221,7 @@ impl Kind {
     /// The way to merge one command of a transaction that ran on all shards: it takes one round.
     pub(super) fn in_transaction(every: Every, args: Vec<Vec<u8>>) -> Self {
         match every {
-            Every::Sum => Self::Sum { total: 0 },
+            Every::Sum | Every::SlowlogLen => Self::Sum { total: 0 },
             Every::ConfigSet => Self::Every { every: Every::Same, args },
             _ => Self::Every { every, args },
         }
@@ -240,7 +245,10 @@ impl Merge {
 
     /// Whether the answer speaks of the proxy too.
     pub(super) fn concerns_proxy(&self) -> bool {
-        matches!(self.kind, Kind::Every { every: Every::Info | Every::ConfigGet, .. } | Kind::Change(_))
+        matches!(
+            self.kind,
+            Kind::Every { every: Every::Info | Every::ConfigGet | Every::LatencyHistogram, .. } | Kind::Change(_)
+        )
     }
 
     /// A transaction over shards whose parties are told to carry it out.
@@ -284,6 +292,7 @@ impl Merge {
         let kind = mem::replace(&mut self.kind, Kind::Pairs);
         let parts = &self.parts;
         let one_error = |kind: &Kind| match kind {
+            Kind::Slowlog(slowlog) if slowlog.is_heard() => None,
             // Any shard that says OK has done it; a transaction's result stands for itself.
             Kind::Exec(_)
             | Kind::Prepare(_)
@@ -328,6 +337,7 @@ impl Merge {
             Kind::RandomKey { left } => return random_key(left, parts, proto),
             Kind::Streams(streams) => return streams.advance(parts, proto),
             Kind::Pops { left } => return streams::pops(left, &parts[0]),
+            Kind::Slowlog(slowlog) => return slowlog.advance(parts, proto, map),
             Kind::Change(change) => return change.advance(parts, proto, map, proxy),
             Kind::Every { every, args } => self.every(every, &args, &mut reply, Around { proto, map, proxy }, news),
         }
@@ -344,12 +354,14 @@ impl Merge {
                 reply.verbatim(info::merged(&texts, home, args.get(1..).unwrap_or_default(), proxy));
             }
             Every::ConfigGet => config::get(reply, parts, proto, map, proxy, news),
+            Every::LatencyHistogram => {
+                logs::latency_histogram(reply, args.get(2..).unwrap_or_default(), &proxy.calls, parts, proto);
+            }
             // One shard speaks for itself.
             _ if parts.len() == 1 => _ = reply.raw(&parts[0]),
-            Every::SlowlogGet => logs::slowlog(reply, args.get(2).map(Vec::as_slice), parts, proto),
+            Every::SlowlogGet => Slowlog::get(reply, args.get(2).map(Vec::as_slice), parts, proto),
             Every::LatencyLatest => logs::latency_latest(reply, parts, proto),
             Every::LatencyHistory => logs::latency_history(reply, parts, proto),
-            Every::LatencyHistogram => logs::latency_histogram(reply, parts, proto),
             Every::MemoryStats => logs::memory_stats(reply, parts, home, proto),
             Every::Reports => logs::reports(reply, parts, proto, map),
             Every::Min | Every::Wait => _ = reply.integer(parts.iter().map(|part| number(part)).min().unwrap_or(0)),

@@ -417,12 +417,25 @@ impl Engine {
         };
         self.learn_script(request);
         let writes = Merge::writes(every, request.row.flags);
-        let (mut kind, frame) = Kind::of_every(every, request, self.topology.shards().len());
-        if every == Every::AllTrue {
-            kind = Kind::Exists { known: self.known_scripts(request.args) };
+        let (mut kind, mut frame) = Kind::of_every(every, request, self.topology.shards().len());
+        match every {
+            Every::AllTrue => kind = Kind::Exists { known: self.known_scripts(request.args) },
+            Every::SlowlogGet | Every::SlowlogLen if self.shards.len() > 1 || !self.own_log.is_empty() => {
+                if let Some((slowlog, question)) = merge::Slowlog::new(request.args, self.own_log.frame()) {
+                    (kind, frame) = (Kind::Slowlog(Box::new(slowlog)), Some(question));
+                }
+            }
+            Every::ConfigSet => self.learn_slowness(request),
+            _ => {}
         }
-        // Each worker remembers scripts of its own.
-        let peers = if request.row.name == "script|flush" { self.peers() } else { 0 };
+        // Each worker remembers of its own what these are about.
+        let shared = matches!(request.row.name, "script|flush" | "slowlog|reset" | "config|resetstat");
+        let peers = if shared { self.peers() } else { 0 };
+        match request.row.name {
+            "slowlog|reset" => self.own_log.clear(),
+            "config|resetstat" => self.reset_calls(),
+            _ => {}
+        }
         let merge = Merge::new(kind, conns.len() + peers, writes);
         let seq = self.clients[id as usize].open(State::Merge(Box::new(merge)), Class::Every, self.now);
         for (part, conn) in conns.into_iter().enumerate() {
