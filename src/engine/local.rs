@@ -45,6 +45,11 @@ impl Engine {
         if let Some(text) = self.busy_home(request) {
             return self.answer_error(id, text);
         }
+        if what == Local::Ping
+            && let Some(flow) = self.ping_privates(id, request)
+        {
+            return flow;
+        }
         match what {
             Local::Ping if args.len() == 1 => self.answer(id, |reply| _ = reply.status("PONG")),
             Local::Quit => {

@@ -15,6 +15,7 @@ mod private;
 mod push;
 
 use std::collections::HashMap;
+use std::mem;
 
 use super::client::{Park, State};
 use super::conn::{Link, NOBODY};
@@ -42,6 +43,8 @@ pub(super) struct Tracking {
     conns: Vec<u32>,
     /// By shard: who is told of changes instead; empty without REDIRECT.
     sinks: Vec<u32>,
+    /// Those of before, until the shards have heard that it was to hear for itself from now on.
+    sinks_left: Vec<u32>,
     /// Shards that forgot everything, and since when the client is not told yet.
     flushed: Vec<bool>,
     flushed_since: Option<u64>,
@@ -148,10 +151,16 @@ impl Engine {
             self.untrack(id);
             return Ok(None);
         }
-        if self.mode(id).is_some_and(|mode| mode.redirect.is_some() != change.mode.redirect.is_some()) {
-            // What was read so far is tracked by connections that are given up.
-            self.forget_everything(id);
-            self.untrack(id);
+        match self.tracking_mut(id) {
+            Some(tracking) if tracking.mode.redirect.is_some() && change.mode.redirect.is_none() => {
+                tracking.sinks_left.append(&mut tracking.sinks);
+            }
+            Some(tracking) if tracking.mode.redirect.is_none() && change.mode.redirect.is_some() => {
+                // What was read so far is tracked by connections that are given up.
+                self.forget_everything(id);
+                self.untrack(id);
+            }
+            _ => {}
         }
         let news = change.news();
         let known = self.tracking(id).is_some();
@@ -179,6 +188,9 @@ impl Engine {
     pub(super) fn tracking_set(&mut self, id: u32, seq: u32, error: Option<&[u8]>) {
         if error.is_some() {
             self.untrack(id);
+        }
+        if let Some(tracking) = self.tracking_mut(id) {
+            mem::take(&mut tracking.sinks_left).into_iter().for_each(|sink| self.close_private(sink));
         }
         self.finish_with(id, seq, error.unwrap_or(b"+OK\r\n"));
         if self.clients.contains(id as usize) {
