@@ -14,6 +14,7 @@ mod client;
 mod clock;
 mod conn;
 mod failure;
+mod functions;
 mod gather;
 mod inbox;
 mod link;
@@ -55,6 +56,7 @@ use crate::topology::{ShardId, Topology};
 use busy::Probe;
 use client::{Client, End, Park};
 use conn::{Conn, Link, Use};
+use functions::Functions;
 use gather::Renames;
 use local::{Advice, Pause, Readers};
 use lookup::Lookups;
@@ -261,6 +263,7 @@ struct ShardState {
     version: Option<String>,
     /// Whether a script keeps it busy.
     probe: Probe,
+    functions: Functions,
     /// It calls itself Valkey, which counts its versions apart from Redis'.
     is_valkey: bool,
 }
@@ -688,6 +691,7 @@ impl ShardState {
             reserve: Reserve::default(),
             version: None,
             probe: Probe::default(),
+            functions: Functions::default(),
             is_valkey: false,
         }
     }

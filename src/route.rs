@@ -120,6 +120,8 @@ fn plan_by_route(
         Route::Keys | Route::Gather(_) => keyed(row, args, map, rules, keys),
         Route::Split(split) => split_by_shard(split, row, args, map, keys),
         Route::Every(every) => Plan::Every(every),
+        // What speaks of functions waits until the shard has them, as their callers do.
+        Route::Home if row.name.starts_with("function|") => Plan::Script(map.home()),
         Route::Home => Plan::One(map.home()),
         Route::Local(local) => Plan::Local(local),
         Route::Session(Session::Block) => match keyed(row, args, map, rules, keys) {

@@ -309,6 +309,34 @@ fn what_is_watched_stays_watched() {
     }
 }
 
+/// What a gather reads is tracked, wherever it is, also while the client watches keys.
+#[test]
+fn a_client_that_caches_hears_of_what_was_gathered() {
+    let shards = shards(2);
+    let proxy = Proxy::over(&shards).start();
+    let [a, b] = proxy.keys_by_shard(2, 1).concat().try_into().unwrap();
+    let mut other = proxy.client();
+    for watches in [false, true] {
+        let mut client = proxy.client().resp3();
+        check(&mut client, "CLIENT TRACKING ON", "+\"OK\"");
+        if watches {
+            check(&mut client, &format!("WATCH {a}"), "+\"OK\"");
+        }
+        for key in [&a, &b] {
+            say(&mut client, &format!("SUNION {a} {b}"));
+            say(&mut other, &format!("SADD {key} {watches}:{key}"));
+            let push = client.reply();
+            assert_eq!(format!("{push:?}"), format!(">[$\"invalidate\", *[$\"{key}\"]]"), "watches {watches}");
+        }
+        if watches {
+            check(&mut client, "MULTI", "+\"OK\"");
+            check(&mut client, "PING", "+\"QUEUED\"");
+            check(&mut client, "EXEC", "_");
+        }
+        check(&mut client, "PING", "+\"PONG\"");
+    }
+}
+
 // What is left behind: nothing.
 
 /// A replica and an append-only file hear nothing of a read, and of a write what makes them the same.

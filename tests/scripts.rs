@@ -98,3 +98,60 @@ fn a_server_that_lost_it_gets_it_again() {
         assert_eq!(client.call(&["EXEC"]), Value::Array(wanted.collect()));
     }
 }
+
+fn library(name: &str, returns: &str) -> String {
+    format!("#!lua name={name}\nredis.register_function('{name}', function(keys) return '{returns}' end)")
+}
+
+#[test]
+fn a_server_that_lost_its_functions_gets_them_from_another() {
+    let mut shards = shards(3);
+    for threads in [1, 2] {
+        let mut proxy = Proxy::over(&shards).threads(threads).start();
+        proxy.expect_log("backend is not connected");
+        let keys = proxy.keys_by_shard(3, 1).concat();
+        let mut clients = vec![proxy.client(), proxy.client().resp3(), proxy.client()];
+        assert!(clients[0].call(&["FCALL", "ours", "1", &keys[1]]).is_error());
+        for name in ["ours", "more"] {
+            let load = clients[0].call(&["FUNCTION", "LOAD", "REPLACE", &library(name, "one")]);
+            assert_eq!(load, Value::bulk(name));
+        }
+        let back = |client: &mut Client, key: &str| {
+            until("the shard is back", || !client.call(&["GET", key]).is_error());
+        };
+        // The first one that asks finds them, in a transaction too, and whichever shard it is.
+        for (round, (shard, key)) in shards.iter_mut().zip(&keys).enumerate() {
+            shard.kill();
+            shard.restart();
+            clients.iter_mut().for_each(|client| back(client, key));
+            match round {
+                0 => assert_eq!(clients[0].call(&["FUNCTION", "LIST"]).elements().len(), 2),
+                1 => assert_eq!(clients[1].call(&["FCALL", "ours", "1", key]), Value::bulk("one")),
+                _ => {
+                    let lines = [&["MULTI"][..], &["FCALL", "more", "1", key], &["FCALL_RO", "x", "1", key], &["EXEC"]];
+                    let said = lines.map(|line| clients[0].call(line));
+                    assert_eq!(said[3].elements()[0], Value::bulk("one"), "{said:?}");
+                }
+            }
+            for client in &mut clients {
+                assert_eq!(client.call(&["FCALL", "more", "1", key]), Value::bulk("one"));
+            }
+            assert_eq!(shard.client().call(&["FUNCTION", "LIST"]).elements().len(), 2);
+        }
+        // One that brings functions of its own keeps them as they are.
+        shards[2].kill();
+        shards[2].restart();
+        shards[2].client().call(&["FUNCTION", "LOAD", &library("ours", "another")]);
+        back(&mut clients[0], &keys[2]);
+        assert_eq!(clients[0].call(&["FCALL", "ours", "1", &keys[2]]), Value::bulk("another"));
+        assert!(clients[0].call(&["FCALL", "more", "1", &keys[2]]).is_error());
+        // What was deleted everywhere does not come back.
+        assert_eq!(clients[0].call(&["FUNCTION", "FLUSH"]), Value::ok());
+        shards[1].kill();
+        shards[1].restart();
+        back(&mut clients[0], &keys[1]);
+        let missing = clients[0].call(&["FCALL", "ours", "1", &keys[1]]);
+        assert_eq!(missing.text(), "ERR Function not found");
+        assert_eq!(clients[0].call(&["FUNCTION", "LIST"]), Value::Array(Vec::new()));
+    }
+}

@@ -100,7 +100,7 @@ impl Gather {
         }
     }
 
-    /// Takes the reply to a part of the step; true bounds are looked at when all are there.
+    /// Takes the reply to a part of the step.
     pub(super) fn add(&mut self, part: u16, reply: &[u8]) {
         if reply.first() == Some(&b'-') {
             self.error.get_or_insert_with(|| reply.to_vec());
@@ -161,15 +161,16 @@ impl Engine {
         if let How::Rename { overwrites } = how {
             return self.rename(id, overwrites, request);
         }
-        let gather = self.gather_of(how, keys, request.args);
+        let gather = self.gather_of(id, how, keys, request.args);
         if let Some(why) = self.cannot_gather(&gather) {
             self.advise_of(request.args, Outcome::Refused);
             self.metrics.cross_shard[CROSS_REFUSED].inc();
             return self.answer_error(id, why);
         }
         let first = if gather.patterns.is_empty() { None } else { Some(self.topology.shard_of(request.args.at(1))) };
-        for shard in gather.sources().into_iter().chain([gather.target]).chain(first) {
-            let conn = self.gather_conn(id, shard);
+        let steps = gather.sources().into_iter().map(|shard| (shard, Step::Dump)).chain([(gather.target, Step::Run)]);
+        for (shard, step) in steps.chain(first.map(|shard| (shard, Step::Elements))) {
+            let conn = self.gather_conn(id, shard, step);
             if conn == NONE {
                 return self.answer_down(id, shard, request.row.class());
             }
@@ -189,7 +190,7 @@ impl Engine {
     }
 
     /// What is to be copied, and the command with the copies' names.
-    fn gather_of(&mut self, how: How, keys: &[u32], args: Args<'_>) -> Gather {
+    fn gather_of(&mut self, id: u32, how: How, keys: &[u32], args: Args<'_>) -> Gather {
         let writes = match how {
             How::Read | How::Rename { .. } => false,
             How::StoreFirst | How::StoreLast | How::Copy => true,
@@ -204,11 +205,13 @@ impl Engine {
         self.gathers += 1;
         let mut gather = Gather::new(how, writes, self.gathers, args, (target, anchor));
         gather.bytes_max = self.options.gather_bytes_max;
+        // What it reads where it is would not be tracked: the command does not run on its own connection.
+        let all = !writes && self.watched_conn(id) != NONE && self.tracking(id).is_some();
         let mut known = std::collections::HashSet::new();
         for at in keys {
             let key = args.at(*at as usize);
             let shard = self.topology.shard_of(key);
-            if shard == target {
+            if shard == target && !all {
                 continue;
             }
             gather.words[*at as usize] = gather.name(key);
@@ -251,10 +254,11 @@ impl Engine {
             .then(|| format!("{} cannot read what {} writes", said(target), said(source)))
     }
 
-    /// The connection for what a gather asks of a shard: the client's usual one, so that its requests
-    /// keep their order, but not the one that watches keys.
-    fn gather_conn(&mut self, id: u32, shard: ShardId) -> u32 {
-        if self.watched_conn(id) == NONE {
+    /// The connection for what a gather asks of a shard in this step: the client's usual one, so that its
+    /// requests keep their order and that what it reads is tracked; but nothing runs on one that watches keys.
+    fn gather_conn(&mut self, id: u32, shard: ShardId, step: Step) -> u32 {
+        let tracks = step == Step::Dump && self.tracking(id).is_some();
+        if tracks || self.watched_conn(id) == NONE {
             return self.conn_to(id, shard);
         }
         let client = &self.clients[id as usize];
@@ -300,13 +304,13 @@ impl Engine {
 
     /// A shard that is asked in a later step is not there (any more).
     fn gather_lost(&mut self, id: u32, seq: u32, shard: ShardId) {
-        let text = failure::down(self.topology.shard(shard), "it went away between two steps of the command");
-        self.finish_with(id, seq, format!("-{text}\r\n").as_bytes());
+        let text = self.gone_between_steps(shard);
+        self.finish_with(id, seq, &text);
     }
 
     /// Asks for what SORT would sort: its patterns name keys by it.
     fn ask_elements(&mut self, id: u32, seq: u32, mut gather: Box<Gather>, shard: ShardId) {
-        let conn = self.gather_conn(id, shard);
+        let conn = self.gather_conn(id, shard, Step::Elements);
         gather.step = Step::Elements;
         let key = gather.copies.first().map_or(&gather.words[1], |copy| &copy.key).clone();
         self.gather_step(id, seq, gather, 1);
@@ -319,7 +323,7 @@ impl Engine {
         gather.step = Step::Dump;
         let mut conns = vec![NONE; self.shards.len()];
         for shard in gather.sources() {
-            conns[shard.0 as usize] = self.gather_conn(id, shard);
+            conns[shard.0 as usize] = self.gather_conn(id, shard, Step::Dump);
             if conns[shard.0 as usize] == NONE {
                 return self.gather_lost(id, seq, shard);
             }
@@ -352,7 +356,7 @@ impl Engine {
     /// Sends the one step that changes something, in one uninterrupted batch.
     fn run_gather(&mut self, id: u32, seq: u32, mut gather: Box<Gather>) {
         let shard = gather.target;
-        let conn = self.gather_conn(id, shard);
+        let conn = self.gather_conn(id, shard, Step::Run);
         if conn == NONE {
             return self.gather_lost(id, seq, shard);
         }

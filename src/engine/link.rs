@@ -143,6 +143,7 @@ impl Engine {
         conn.inbox = Inbox::default();
         conn.scanner = ReplyScanner::default();
         let fifo = mem::take(&mut conn.fifo);
+        self.shards[shard.0 as usize].functions.forget();
         self.resume.append(&mut conn.waiters);
         let at = shard;
         let shard = self.topology.shard(shard).clone();

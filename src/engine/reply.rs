@@ -174,7 +174,8 @@ impl Engine {
         match tag.part {
             PROBE => self.probed(shard, reply),
             READERS => self.told_of_readers(reply),
-            _ => self.looked_up(tag.seq, reply),
+            0 => self.looked_up(tag.seq, reply),
+            part => self.told_of_functions(ShardId(tag.seq as u16), shard, part, reply),
         }
     }
 
@@ -283,10 +284,9 @@ impl Engine {
             };
             let part = part as u16;
             if let Some(missing) = missing {
-                let trouble = "it went away between two steps of the command";
-                let text = failure::down(self.topology.shard(missing), trouble);
+                let text = self.gone_between_steps(missing);
                 let tag = Tag { client: id, generation, seq, part, slow: false, at: self.now, offset: 0 };
-                self.complete(tag, Answer::Copied(format!("-{text}\r\n").as_bytes()));
+                self.complete(tag, Answer::Copied(&text));
             } else {
                 self.expect(conn, id, seq, part, true);
                 self.conns[conn as usize].out.push(frame);

@@ -5,6 +5,7 @@ use std::mem;
 use bytes::Bytes;
 
 use super::client::{End, Park, State};
+use super::functions::uses_functions;
 use super::merge::{self, Kind, Merge};
 use super::out::LARGE_BYTES;
 use super::{CROSS_REFUSED, Engine, NONE, Order, failure};
@@ -411,6 +412,11 @@ impl Engine {
         if let Some(own) = merge::own(every, request.args, proto, || self.proxy()) {
             return self.answer(id, |reply| _ = reply.raw(&own));
         }
+        if uses_functions(request.row)
+            && let Some(flow) = self.functions_first(id, (0..self.shards.len() as u16).map(ShardId))
+        {
+            return flow;
+        }
         let conns = match self.all_conns(id, request) {
             Ok(conns) => conns,
             Err(flow) => return flow,
@@ -573,6 +579,15 @@ impl Engine {
         let base = self.shards[shard.0 as usize].shared[0];
         let trouble = self.conns.get(base as usize).map_or("", |conn| conn.trouble.as_str());
         failure::down(self.topology.shard(shard), trouble)
+    }
+
+    /// What stands for the reply of a shard that is to be asked in a later step, and cannot be any more.
+    pub(super) fn gone_between_steps(&self, shard: ShardId) -> Vec<u8> {
+        let said = self.shards[shard.0 as usize].probe.said.clone();
+        said.unwrap_or_else(|| {
+            let trouble = "it went away between two steps of the command";
+            format!("-{}\r\n", failure::down(self.topology.shard(shard), trouble)).into_bytes()
+        })
     }
 
     #[cold]

@@ -9,6 +9,7 @@ use std::collections::{HashMap, VecDeque};
 use sha1::{Digest, Sha1};
 
 use super::conn::NOBODY;
+use super::functions::uses_functions;
 use super::request::{Flow, Request};
 use super::{Engine, NONE};
 use crate::command::Command;
@@ -71,6 +72,11 @@ impl Engine {
     /// EVAL, EVALSHA and their kin go to one shard, which gets to know the body first.
     #[cold]
     pub(super) fn script(&mut self, id: u32, shard: ShardId, request: &Request<'_>) -> Flow {
+        if uses_functions(request.row)
+            && let Some(flow) = self.functions_first(id, [shard].into_iter())
+        {
+            return flow;
+        }
         let named = self.learn_script(request);
         let conn = match self.private(id, shard) {
             // What CLIENT CACHING said goes behind the body.

@@ -10,6 +10,7 @@ use super::conn::{Link, Use};
 use super::out::LARGE_BYTES;
 use crate::command;
 use crate::resp::{Plain, plain_reply};
+use crate::route::is_reserved;
 
 impl Engine {
     /// Nothing of the client's, and nothing of the proxy's, wants a say in its requests.
@@ -31,6 +32,9 @@ impl Engine {
         for _ in 0..client.room(&self.options) {
             let Some(request) = Plain::of(&bytes[used..]) else { break };
             let Some(command) = command::one_key(request.name, request.count) else { break };
+            if is_reserved(request.key) {
+                break;
+            }
             if request.len >= LARGE_BYTES || request.len as i64 > self.options.limits.bulk_bytes_max {
                 break;
             }

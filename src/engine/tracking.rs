@@ -45,6 +45,8 @@ pub(super) struct Tracking {
     sinks: Vec<u32>,
     /// Those of before, until the shards have heard that it was to hear for itself from now on.
     sinks_left: Vec<u32>,
+    /// What the shards are to be told as soon as its sinks are connected, and the slot that waits for it.
+    asking: Option<(u32, Mode)>,
     /// Shards that forgot everything, and since when the client is not told yet.
     flushed: Vec<bool>,
     flushed_since: Option<u64>,
@@ -139,14 +141,26 @@ impl Engine {
     /// Turns tracking on or off; the slot `seq` is answered once every shard that is there does it. The
     /// client that hears of changes may be worker `elsewhere`'s.
     fn track(&mut self, id: u32, seq: u32, change: Change, elsewhere: Option<u16>) {
-        match self.set_tracking(id, change, elsewhere) {
+        match self.set_tracking(id, change, elsewhere, true) {
             Err(text) => self.finish_with(id, seq, format!("-{text}\r\n").as_bytes()),
-            Ok(news) => self.ask_privates(id, seq, news.as_ref()),
+            Ok(Some(news)) => {
+                if let Some(tracking) = self.tracking_mut(id) {
+                    tracking.asking = Some((seq, news));
+                }
+                self.ask_with_sinks(id);
+            }
+            Ok(None) => self.ask_privates(id, seq, None),
         }
     }
 
     /// What its private connections are still to be told.
-    fn set_tracking(&mut self, id: u32, change: Change, elsewhere: Option<u16>) -> Result<Option<Mode>, String> {
+    fn set_tracking(
+        &mut self,
+        id: u32,
+        change: Change,
+        elsewhere: Option<u16>,
+        waits: bool,
+    ) -> Result<Option<Mode>, String> {
         if !change.on {
             self.untrack(id);
             return Ok(None);
@@ -156,9 +170,13 @@ impl Engine {
                 tracking.sinks_left.append(&mut tracking.sinks);
             }
             Some(tracking) if tracking.mode.redirect.is_none() && change.mode.redirect.is_some() => {
-                // What was read so far is tracked by connections that are given up.
-                self.forget_everything(id);
-                self.untrack(id);
+                if waits {
+                    self.open_sinks(id)?;
+                } else {
+                    // What was read so far is tracked by connections that are given up.
+                    self.forget_everything(id);
+                    self.untrack(id);
+                }
             }
             _ => {}
         }
@@ -177,7 +195,7 @@ impl Engine {
     /// The same between MULTI and EXEC: nobody waits for the shards, nor are other workers asked.
     pub(super) fn tracking_inside(&mut self, id: u32, args: Args<'_>, out: &mut Vec<u8>) -> Result<(), Vec<u8>> {
         let change = self.change(id, args, false)?;
-        if let Some(news) = self.set_tracking(id, change, None)? {
+        if let Some(news) = self.set_tracking(id, change, None, false)? {
             self.tell_privates(id, &news);
         }
         Reply::new(out, Proto::Resp2).status("OK");

@@ -1,7 +1,7 @@
 //! RENAME and RENAMENX between shards: the one command that moves a key, so that two shards change.
 //!
 //! ```text
-//! look     WATCH, DUMP and the time to live of both names, each on a lease
+//! look     WATCH, DUMP and the time to live of both names, on a lease to each shard
 //! restore  MULTI { RESTORE under the new name } EXEC      not if that one changed: look again
 //! delete   MULTI { UNLINK the old name } EXEC             not if that one changed: look again
 //! undo     MULTI { what was there before } EXEC           not if somebody else has changed it
@@ -118,11 +118,19 @@ impl Side {
         if self.has_absolute { b"PEXPIRETIME" } else { b"PTTL" }
     }
 
-    /// From now on a change is noticed; and what is there.
+    /// From now on a change is noticed; and what is there. DISCARD forgets what was watched before, and
+    /// who may not use MULTI is found out while nothing hangs on it: what stands behind one that is refused
+    /// would be carried out at once.
     fn questions(&self, payload: u16, ttl: u16) -> Vec<(u16, Vec<u8>)> {
         let key = self.key.as_slice();
-        let words = [(QUEUED, &b"WATCH"[..]), (payload, b"DUMP"), (ttl, self.ttl_command())];
-        words.map(|(part, word)| (part, frames::frame(&[word, key]))).to_vec()
+        let ask = |part: u16, words: &[&[u8]]| (part, frames::frame(words));
+        vec![
+            ask(QUEUED, &[b"MULTI"]),
+            ask(QUEUED, &[b"DISCARD"]),
+            ask(QUEUED, &[b"WATCH", key]),
+            ask(payload, &[b"DUMP", key]),
+            ask(ttl, &[self.ttl_command(), key]),
+        ]
     }
 }
 
@@ -290,7 +298,8 @@ impl Outcome {
             None => Self::Ran(Vec::new()),
             Some(_) => {
                 let replies: Vec<Vec<u8>> = elements(result).map(<[u8]>::to_vec).collect();
-                match replies.iter().find(|reply| reply.first() == Some(&b'-')) {
+                // The first of them is what the step is for.
+                match replies.first().filter(|reply| reply.first() == Some(&b'-')) {
                     Some(error) => Self::Refused(error.clone()),
                     None => Self::Ran(replies),
                 }
@@ -390,14 +399,10 @@ impl Engine {
         match step {
             Step::Look => {
                 rename.looks += 1;
-                let again = rename.looks > 1;
                 let (old, new) = (rename.from.questions(FROM, FROM_TTL), rename.to.questions(TO, TO_TTL));
                 // To undo, the old name does not matter.
                 let both = rename.given_up.is_none();
                 for (conn, frames) in [(from, old), (to, new)].iter().skip(usize::from(!both)) {
-                    if again {
-                        self.stop_watching(*conn);
-                    }
                     self.ask_mover(index, *conn, frames);
                 }
             }
@@ -431,20 +436,14 @@ impl Engine {
         }
     }
 
-    fn stop_watching(&mut self, conn: u32) {
-        if is_alive(self.conns.get(conn as usize)) {
-            self.expect(conn, NOBODY, 0, 0, false);
-            self.conns[conn as usize].out.write(|out| write(out, &["UNWATCH"]));
-        }
-    }
-
     /// The leases go back, and the client gets its answer if it is still there.
     fn end_rename(&mut self, index: u32, reply: &[u8]) {
         let rename = self.renames.remove(index as usize);
         for conn in [rename.from.conn, rename.to.conn] {
-            self.stop_watching(conn);
-            if let Some(state) = self.conns.get_mut(conn as usize) {
-                state.purpose = Use::Lease { client: TRANSACTION, keep: false };
+            if is_alive(self.conns.get(conn as usize)) {
+                self.expect(conn, NOBODY, 0, 0, false);
+                self.conns[conn as usize].out.write(|out| write(out, &["UNWATCH"]));
+                self.conns[conn as usize].purpose = Use::Lease { client: TRANSACTION, keep: false };
             }
         }
         let client = self.clients.get(rename.client as usize);

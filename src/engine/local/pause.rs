@@ -42,7 +42,7 @@ pub(in crate::engine) enum Readers {
 }
 
 /// Marks the engine's question for them, as the part that the answer is.
-pub(in crate::engine) const READERS: u16 = 2;
+pub(in crate::engine) const READERS: u16 = 5;
 
 impl Engine {
     pub(super) fn client_pause(&mut self, args: Args<'_>, out: &mut Vec<u8>) -> Result<(), Vec<u8>> {

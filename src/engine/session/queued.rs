@@ -11,6 +11,7 @@ use std::ops::Range;
 
 use crate::advice::Outcome;
 use crate::command::{Every, Flags, Keys, Local, Route, Session as Verb, Split};
+use crate::engine::functions::uses_functions;
 use crate::engine::merge::{self, Finish, Kind, Merge};
 use crate::engine::pubsub::Joined;
 use crate::engine::request::{Flow, Request};
@@ -178,6 +179,11 @@ impl Engine {
             Plan::One(_) if keyless => Place::Any,
             Plan::One(shard) => Place::One(shard),
             Plan::Script(shard) => {
+                if uses_functions(request.row)
+                    && let Some(flow) = self.functions_first(id, [shard].into_iter())
+                {
+                    return flow;
+                }
                 script = self.learn_script(request);
                 Place::One(shard)
             }

@@ -162,10 +162,10 @@ fn a_gather_is_refused_when_a_transaction_is_queued() {
 // RENAME.
 
 /// A value of the old name, and one of the new name that RESTORE wrote.
-const LOOK: [&str; 3] = [OK, "$1\r\nv\r\n", ":-1\r\n"];
-const NOTHING: [&str; 3] = [OK, "$-1\r\n", ":-2\r\n"];
+const LOOK: [&str; 5] = [OK, OK, OK, "$1\r\nv\r\n", ":-1\r\n"];
+const NOTHING: [&str; 5] = [OK, OK, OK, "$-1\r\n", ":-2\r\n"];
 const RESTORED: [&str; 5] = [OK, QUEUED, QUEUED, QUEUED, "*3\r\n+OK\r\n$1\r\nw\r\n:-1\r\n"];
-const OURS: [&str; 3] = [OK, "$1\r\nw\r\n", ":-1\r\n"];
+const OURS: [&str; 5] = [OK, OK, OK, "$1\r\nw\r\n", ":-1\r\n"];
 const UNDONE: [&str; 3] = [OK, QUEUED, "*1\r\n:1\r\n"];
 const NIL: &str = "*-1\r\n";
 
@@ -194,9 +194,9 @@ fn settled(rig: &mut Rig) {
 #[test]
 fn a_rename_restores_before_it_deletes() {
     let (mut rig, client, [a, b]) = rename("RENAME", &[]);
-    assert_eq!(rig.asked(0), [format!("WATCH {a}"), format!("DUMP {a}"), format!("PEXPIRETIME {a}")]);
-    assert_eq!(rig.asked(1), [format!("WATCH {b}"), format!("DUMP {b}"), format!("PEXPIRETIME {b}")]);
-    tell_each(&mut rig, 0, &[OK, "$1\r\nv\r\n", ":4000\r\n"]);
+    let look = |key: &str| format!("MULTI DISCARD WATCH {key} DUMP {key} PEXPIRETIME {key}");
+    assert_eq!([rig.asked(0).join(" "), rig.asked(1).join(" ")], [look(&a), look(&b)]);
+    tell_each(&mut rig, 0, &[OK, OK, OK, "$1\r\nv\r\n", ":4000\r\n"]);
     tell_each(&mut rig, 1, &NOTHING);
     assert_eq!(rig.asked(0), [""; 0]);
     let restore = format!("RESTORE {b} 4000 v REPLACE ABSTTL");
@@ -219,7 +219,8 @@ fn a_rename_that_cannot_be_changes_nothing() {
     check("RENAME", &[(0, &NOTHING), (1, &NOTHING)], "-ERR no such key\r\n");
     check("RENAMENX", &[(0, &NOTHING), (1, &LOOK)], "-ERR no such key\r\n");
     check("RENAMENX", &[(0, &LOOK), (1, &LOOK)], ":0\r\n");
-    check("RENAME", &[(0, &["-NOPERM x\r\n", "-NOPERM x\r\n", "-NOPERM x\r\n"]), (1, &NOTHING)], "-NOPERM x\r\n");
+    let no_multi = ["-NOPERM x\r\n", "-ERR DISCARD without MULTI\r\n", OK, "$1\r\nv\r\n", ":-1\r\n"];
+    check("RENAME", &[(0, &LOOK), (1, &no_multi)], "-NOPERM x\r\n");
     let full = [OK, "-OOM x\r\n", QUEUED, QUEUED, "-EXECABORT x\r\n"];
     check("RENAME", &[(0, &LOOK), (1, &NOTHING), (1, &full)], "-OOM x\r\n");
     let wrong = [OK, QUEUED, QUEUED, QUEUED, "*3\r\n-ERR Bad data format\r\n$-1\r\n:-2\r\n"];
@@ -230,17 +231,15 @@ fn a_rename_that_cannot_be_changes_nothing() {
 #[test]
 fn a_rename_begins_again_when_a_name_was_changed() {
     let nil = [OK, QUEUED, QUEUED, QUEUED, NIL];
-    let again: [(usize, &[&str]); 4] = [(0, &LOOK), (1, &NOTHING), (1, &nil), (0, &[OK])];
-    let (mut rig, client, [a, b]) = rename("RENAME", &again);
-    assert_eq!(rig.asked(0), [format!("WATCH {a}"), format!("DUMP {a}"), format!("PEXPIRETIME {a}")]);
-    assert_eq!(rig.asked(1)[0], "UNWATCH");
-    tell_each(&mut rig, 0, &[OK, "$2\r\nvv\r\n", ":-1\r\n"]);
-    tell_each(&mut rig, 1, &[&[OK][..], &NOTHING].concat());
+    let (mut rig, client, [_, b]) = rename("RENAME", &[(0, &LOOK), (1, &NOTHING), (1, &nil)]);
+    assert_eq!(words(&rig.asked(0)), ["MULTI", "DISCARD", "WATCH", "DUMP", "PEXPIRETIME"]);
+    tell_each(&mut rig, 0, &[OK, OK, OK, "$2\r\nvv\r\n", ":-1\r\n"]);
+    tell_each(&mut rig, 1, &NOTHING);
     tell_each(&mut rig, 1, &RESTORED);
     // The old name once more: the new one has our value, which the next one replaces.
     tell_each(&mut rig, 0, &[OK, QUEUED, NIL]);
-    tell_each(&mut rig, 0, &[&[OK][..], &LOOK].concat());
-    tell_each(&mut rig, 1, &[&[OK][..], &OURS].concat());
+    tell_each(&mut rig, 0, &LOOK);
+    tell_each(&mut rig, 1, &OURS);
     assert_eq!(rig.asked(1)[1], format!("RESTORE {b} 0 v REPLACE ABSTTL"));
     tell_each(&mut rig, 1, &RESTORED);
     tell_each(&mut rig, 0, &UNDONE);
@@ -251,15 +250,9 @@ fn a_rename_begins_again_when_a_name_was_changed() {
 #[test]
 fn what_cannot_be_finished_is_undone() {
     // There was something under the new name, and the old one is gone when it is to be deleted.
-    let before = [OK, "$3\r\nold\r\n", ":5000\r\n"];
-    let told: [(usize, &[&str]); 6] = [
-        (0, &LOOK),
-        (1, &before),
-        (1, &RESTORED),
-        (0, &[OK, QUEUED, NIL]),
-        (0, &[OK, OK, "$-1\r\n", ":-2\r\n"]),
-        (1, &[OK, OK, "$1\r\nw\r\n", ":-1\r\n"]),
-    ];
+    let before = [OK, OK, OK, "$3\r\nold\r\n", ":5000\r\n"];
+    let told: [(usize, &[&str]); 6] =
+        [(0, &LOOK), (1, &before), (1, &RESTORED), (0, &[OK, QUEUED, NIL]), (0, &NOTHING), (1, &OURS)];
     let (mut rig, client, [_, b]) = rename("RENAME", &told);
     assert_eq!(rig.asked(1), ["MULTI", &format!("RESTORE {b} 5000 old REPLACE ABSTTL"), "EXEC"]);
     tell_each(&mut rig, 1, &UNDONE);
@@ -267,8 +260,7 @@ fn what_cannot_be_finished_is_undone() {
     settled(&mut rig);
     // The old name's shard refuses to delete it; there was nothing under the new name.
     let read_only = [OK, "-READONLY x\r\n", "-EXECABORT x\r\n"];
-    let told: [(usize, &[&str]); 5] =
-        [(0, &LOOK), (1, &NOTHING), (1, &RESTORED), (0, &read_only), (1, &[OK, OK, "$1\r\nw\r\n", ":-1\r\n"])];
+    let told: [(usize, &[&str]); 5] = [(0, &LOOK), (1, &NOTHING), (1, &RESTORED), (0, &read_only), (1, &OURS)];
     let (mut rig, client, [_, b]) = rename("RENAME", &told);
     assert_eq!(rig.asked(1), ["MULTI", &format!("UNLINK {b}"), "EXEC"]);
     tell_each(&mut rig, 1, &UNDONE);
@@ -278,8 +270,7 @@ fn what_cannot_be_finished_is_undone() {
 
 #[test]
 fn what_cannot_be_undone_is_said() {
-    let changed = [OK, OK, "$1\r\nX\r\n", ":-1\r\n"];
-    let gone = [OK, OK, "$-1\r\n", ":-2\r\n"];
+    let changed = [OK, OK, OK, "$1\r\nX\r\n", ":-1\r\n"];
     let half: [(usize, &[&str]); 4] = [(0, &LOOK), (1, &NOTHING), (1, &RESTORED), (0, &[OK, QUEUED, NIL])];
     let check = |verb: &str, more: &[(usize, &[&str])], reason: &str| {
         let (mut rig, client, [a, b]) = rename(verb, &[&half, more].concat());
@@ -290,11 +281,10 @@ fn what_cannot_be_undone_is_said() {
         assert_eq!(rig.got(client), expected);
         settled(&mut rig);
     };
-    check("RENAME", &[(0, &gone), (1, &changed)], "ERR no such key");
-    check("RENAMENX", &[(0, &[&[OK][..], &LOOK].concat()), (1, &changed)], "'B' exists");
+    check("RENAME", &[(0, &NOTHING), (1, &changed)], "ERR no such key");
+    check("RENAMENX", &[(0, &LOOK), (1, &changed)], "'B' exists");
     // Somebody changes it while it is undone.
-    let told: [(usize, &[&str]); 4] =
-        [(0, &gone), (1, &[&[OK][..], &OURS].concat()), (1, &[OK, QUEUED, NIL]), (1, &changed)];
+    let told: [(usize, &[&str]); 4] = [(0, &NOTHING), (1, &OURS), (1, &[OK, QUEUED, NIL]), (1, &changed)];
     check("RENAME", &told, "ERR no such key");
 }
 
@@ -321,7 +311,7 @@ fn a_rename_whose_connection_breaks_says_what_may_exist() {
     check(
         &restored,
         1,
-        &[(0, &[OK, QUEUED, NIL]), (0, &[OK]), (0, &LOOK)],
+        &[(0, &[OK, QUEUED, NIL]), (0, &LOOK)],
         "; 'A' was not renamed, but 'B' may hold its value already",
     );
     let (mut rig, client, _) = rename("RENAME", &restored);
@@ -332,7 +322,7 @@ fn a_rename_whose_connection_breaks_says_what_may_exist() {
     let (mut rig, client, [_, b]) = rename("RENAME", &restored[..2]);
     rig.lose(0);
     tell_each(&mut rig, 1, &RESTORED);
-    tell_each(&mut rig, 1, &[OK, OK, "$1\r\nw\r\n", ":-1\r\n"]);
+    tell_each(&mut rig, 1, &OURS);
     assert_eq!(rig.asked(1), ["MULTI", &format!("UNLINK {b}"), "EXEC"]);
     tell_each(&mut rig, 1, &UNDONE);
     let got = rig.got(client);
@@ -357,8 +347,8 @@ fn a_rename_that_others_outrun_is_given_up() {
     let mut rounds = 1;
     while rig.got(client).is_empty() {
         tell_each(&mut rig, 1, &[OK, QUEUED, QUEUED, QUEUED, NIL]);
-        tell_each(&mut rig, 0, &[&[OK][..], &LOOK].concat());
-        tell_each(&mut rig, 1, &[&[OK][..], &NOTHING].concat());
+        tell_each(&mut rig, 0, &LOOK);
+        tell_each(&mut rig, 1, &NOTHING);
         rounds += 1;
         assert!(rounds <= 100);
         if rounds == 100 {

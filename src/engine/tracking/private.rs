@@ -52,6 +52,7 @@ impl Engine {
             conns,
             sinks,
             sinks_left: Vec::new(),
+            asking: None,
             flushed: vec![false; shards],
             flushed_since: None,
         };
@@ -59,6 +60,38 @@ impl Engine {
         self.tracked.count += 1;
         self.metrics.clients_tracking.set(self.tracked.count);
         Ok(())
+    }
+
+    /// A sink for every shard of a client that tracks without any so far, or none.
+    pub(super) fn open_sinks(&mut self, id: u32) -> Result<(), String> {
+        for index in 0..self.shards.len() {
+            self.make_room(ShardId(index as u16), 1)?;
+        }
+        let mut sinks = Vec::with_capacity(self.shards.len());
+        for index in 0..self.shards.len() {
+            self.shards[index].leases += 1;
+            sinks.push(self.conn_new(ShardId(index as u16), Proto::Resp3, 0, Use::Sink { client: id }));
+        }
+        if let Some(tracking) = self.tracking_mut(id) {
+            tracking.sinks = sinks;
+        }
+        Ok(())
+    }
+
+    /// Tells the shards what they are to do now, once every sink is connected or cannot be.
+    pub(super) fn ask_with_sinks(&mut self, id: u32) {
+        let Some(tracking) = self.tracking(id).filter(|tracking| tracking.asking.is_some()) else { return };
+        let link = |conn: &u32| self.conns.get(*conn as usize).map(|conn| conn.link);
+        if tracking.sinks.iter().any(|sink| matches!(link(sink), Some(Link::Connecting | Link::Greeting))) {
+            return;
+        }
+        // Without its sink a shard would tell nobody: it is asked anew when the sink is there.
+        let lone = tracking.conns.iter().zip(&tracking.sinks).filter(|(_, sink)| link(sink) != Some(Link::Up));
+        let lone: Vec<u32> = lone.map(|(conn, _)| *conn).collect();
+        lone.into_iter().for_each(|conn| self.renew(conn, "there is no connection that hears of changes"));
+        if let Some((seq, news)) = self.tracking_mut(id).and_then(|tracking| tracking.asking.take()) {
+            self.ask_privates(id, seq, Some(&news));
+        }
     }
 
     /// Idle leases make way; those that are held do not.
@@ -167,6 +200,7 @@ impl Engine {
         if mem::take(&mut self.conns[conn as usize].waits_for_sink) {
             self.orders.push_back(Order::Connect { conn, shard });
         }
+        self.ask_with_sinks(client);
     }
 
     /// A connection of a client that tracks broke: what the server remembered of it is gone.
@@ -186,13 +220,15 @@ impl Engine {
                     self.close_private(conn);
                 }
             }
-            Use::Sink { client } if was_up => {
+            Use::Sink { client } if !was_up => self.ask_with_sinks(client),
+            Use::Sink { client } => {
                 // What is read until it is back would not be heard of.
                 let shard = state.shard.0 as usize;
                 let is_used = |tracking: &&Tracking| tracking.sinks.get(shard) == Some(&conn);
                 if let Some(conn) = self.tracking(client).filter(is_used).map(|tracking| tracking.conns[shard]) {
                     self.renew(conn, "the connection that hears of changes broke");
                 }
+                self.ask_with_sinks(client);
             }
             _ => {}
         }
