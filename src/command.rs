@@ -124,7 +124,7 @@ pub enum Gather {
     Read,
     /// It writes its first key, and runs there.
     StoreFirst,
-    /// It writes its last key (GEORADIUS, what COPY names second), and runs there.
+    /// It writes its last key (what GEORADIUS stores), and runs there.
     StoreLast,
     /// The same, and the copy keeps its time to live (COPY).
     Copy,
