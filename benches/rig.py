@@ -41,10 +41,11 @@ class Proxy:
 
 
 class Rig:
-    """Owns every process it starts; `core` pins them all to one core."""
+    """Owns every process it starts; `core` pins them all to one core, `settings` are more of ringway's TOML."""
 
-    def __init__(self, core: int | None = None) -> None:
+    def __init__(self, core: int | None = None, settings: str = "") -> None:
         self.core = core
+        self.settings = settings
         self.backends: list[int] = []
         self._exit = contextlib.ExitStack()
         self.dir = pathlib.Path(self._exit.enter_context(tempfile.TemporaryDirectory(prefix="ringway-bench-")))
@@ -103,7 +104,7 @@ class Rig:
         config = f'[proxy]\nlisten = ["127.0.0.1:{port}"]\nthreads = 1\n[admin]\nlisten = "127.0.0.1:{admin}"\n'
         for i, backend in enumerate(self.backends):
             config += f'[[backend]]\nname = "s{i}"\naddress = "127.0.0.1:{backend}"\n'
-        path = self.write("ringway.toml", config)
+        path = self.write("ringway.toml", config + self.settings)
         return [binary, "run", "-c", path], first_line(binary, "--version")
 
     def _nutcracker(self, port: int, admin: int) -> tuple[list[str], str]:

@@ -172,6 +172,7 @@ pub enum Every {
     ConfigGet,
     ConfigSet,
     SlowlogGet,
+    SlowlogLen,
     LatencyLatest,
     LatencyHistory,
     LatencyHistogram,

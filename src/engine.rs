@@ -30,6 +30,7 @@ mod reply;
 mod request;
 mod scripts;
 mod session;
+mod slowlog;
 mod straight;
 mod tally;
 mod tracking;
@@ -57,7 +58,7 @@ use client::{Client, End, Park};
 use conn::{Conn, Link, Use};
 use functions::Functions;
 use gather::Renames;
-use local::{Advice, Pause};
+use local::{Advice, Pause, Readers};
 use lookup::Lookups;
 use monitor::Monitors;
 use out::Pool;
@@ -65,6 +66,7 @@ use peers::Peers;
 use pubsub::Hub;
 use scripts::Scripts;
 use session::{Queued, Reserve};
+use slowlog::OwnLog;
 use tally::Tally;
 use tracking::Tracked;
 use waiting::Waiting;
@@ -294,6 +296,10 @@ pub struct Engine {
     unusual: bool,
     /// CLIENT PAUSE is in force.
     pause: Option<Pause>,
+    readers: Readers,
+    own_log: OwnLog,
+    /// Calls by row of the command table, of all workers, before the last CONFIG RESETSTAT.
+    calls_before: Vec<u64>,
     /// Clients whose next request waits for the pause's end.
     held: Vec<(u32, u32)>,
     /// Clients whose transactions wait for leases, the first one first.
@@ -355,6 +361,9 @@ impl Engine {
             pool: Pool::default(),
             unusual: false,
             pause: None,
+            readers: Readers::Unknown,
+            own_log: OwnLog::default(),
+            calls_before: Vec::new(),
             held: Vec::new(),
             transactions: VecDeque::new(),
             gathers: 0,

@@ -33,7 +33,6 @@ const EXCEPTIONS: &[(&str, &str)] = &[
     ("ACL DELUSER x", "refused: users are the proxy's own"),
     ("ACL LIST ; ACL USERS ; ACL GETUSER default ; ACL DRYRUN default GET k", "refused: users are the proxy's own"),
     ("ACL LOG RESET ; ACL LOG", "refused: users are the proxy's own"),
-    ("PFADD h a b c ; PFDEBUG ENCODING h ; PFDEBUG BOGUS h", "refused: speaks of one process' insides"),
     ("PFSELFTEST", "refused: occupies a shard for everybody"),
     ("SCRIPT DEBUG BOGUS ; SCRIPT DEBUG NO", "refused: a debugging session would hold everybody's connection"),
 ];

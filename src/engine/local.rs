@@ -13,7 +13,7 @@ pub(super) mod tests;
 
 pub(super) use advise::Advice;
 pub(super) use clients::NO_CLIENT;
-pub(super) use pause::Pause;
+pub(super) use pause::{Pause, READERS, Readers};
 
 use super::client::{End, Park};
 use super::failure::said;
@@ -33,9 +33,22 @@ const HELLO_NOAUTH: &str = "NOAUTH HELLO must be called with the client already 
 
 impl Engine {
     pub(super) fn local(&mut self, id: u32, what: Local, request: &Request<'_>) -> Flow {
+        let flow = self.carry_out(id, what, request);
+        if flow == Flow::Taken {
+            self.log_own(id, what, request);
+        }
+        flow
+    }
+
+    fn carry_out(&mut self, id: u32, what: Local, request: &Request<'_>) -> Flow {
         let args = request.args;
         if let Some(text) = self.busy_home(request) {
             return self.answer_error(id, text);
+        }
+        if what == Local::Ping
+            && let Some(flow) = self.ping_privates(id, request)
+        {
+            return flow;
         }
         match what {
             Local::Ping if args.len() == 1 => self.answer(id, |reply| _ = reply.status("PONG")),
@@ -91,7 +104,7 @@ impl Engine {
             Local::Auth => self.auth(id, args, &mut out),
             Local::Select => self.select(id, args, &mut out),
             Local::Reset => self.reset(id, &mut out),
-            Local::ClientInfo => self.client_info(id, &mut out),
+            Local::ClientInfo => self.client_info(id, args, &mut out),
             Local::ClientList => self.client_list(id, args, &mut out),
             Local::ClientKill => self.client_kill(id, args, &mut out),
             Local::ClientPause => self.client_pause(args, &mut out),

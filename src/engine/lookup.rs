@@ -142,7 +142,10 @@ impl Engine {
             }
             _ => return self.refuse(id, refusal, args),
         };
-        let plausible = name.len() <= NAME_BYTES_MAX && !name.is_empty() && name.iter().all(u8::is_ascii_graphic);
+        // Servers look up `config|get` in one word, but do not take it so.
+        let in_one = refusal == Refusal::Unknown && name.contains(&b'|');
+        let short = name.len() <= NAME_BYTES_MAX && !name.is_empty();
+        let plausible = short && name.iter().all(u8::is_ascii_graphic) && !in_one;
         let client = &self.clients[id as usize];
         if !plausible || !client.is_authenticated() {
             return self.refuse(id, refusal, args);

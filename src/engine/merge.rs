@@ -7,6 +7,7 @@
 mod config;
 mod info;
 mod logs;
+mod slowlog;
 mod streams;
 mod value;
 
@@ -14,6 +15,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::mem;
 
 pub(super) use streams::Streams;
+
+pub(super) use slowlog::Slowlog;
 
 use super::client::Answer;
 use super::gather::Gather;
@@ -51,6 +54,12 @@ pub(super) enum Kind {
     Killed {
         total: i64,
     },
+    /// SCRIPT EXISTS: a body is there when every shard has it, or when the proxy can bring it.
+    Exists {
+        known: Vec<bool>,
+    },
+    /// SLOWLOG GET or LEN.
+    Slowlog(Box<Slowlog>),
     /// CLIENT LIST of each worker; the ids that were asked for, in their order, if any were.
     Lines {
         wanted: Vec<i64>,
@@ -166,6 +175,17 @@ pub(super) fn refusal(every: Every, args: Args<'_>) -> Option<String> {
     (every == Every::ConfigSet).then(|| config::refusal(args))?
 }
 
+/// Ones and zeros, each the least that any shard says, but one for what is `known`.
+fn all_true(reply: &mut Reply<'_>, parts: &[Vec<u8>], known: &[bool]) {
+    let said: Vec<Vec<i64>> = parts.iter().map(|part| elements(part).map(number).collect()).collect();
+    let count = said.iter().map(Vec::len).min().unwrap_or(0);
+    reply.array(count);
+    for at in 0..count {
+        let least = said.iter().map(|part| part[at]).min().unwrap_or(0);
+        reply.integer(if known.get(at) == Some(&true) { 1 } else { least });
+    }
+}
+
 /// The reply to an all-shard command that asks for nothing of the servers'.
 pub(super) fn own(every: Every, args: Args<'_>, proto: Proto, proxy: impl FnOnce() -> Proxy) -> Option<Vec<u8>> {
     let words: Vec<Vec<u8>> = args.iter().skip(1).map(<[u8]>::to_vec).collect();
@@ -186,10 +206,12 @@ impl Kind {
                 crate::resp::request(&mut frame, &["DBSIZE"]);
                 (Self::RandomKey { left: Vec::new() }, Some(frame))
             }
-            Every::ConfigSet if shards > 1 => match config::Change::new(request.args) {
-                Some((change, frame)) => (Self::Change(Box::new(change)), Some(frame)),
-                None => (Self::Every { every: Every::Same, args: Vec::new() }, None),
-            },
+            Every::ConfigSet if shards > 1 || refusal(every, request.args).is_some() => {
+                match config::Change::new(request.args) {
+                    Some((change, frame)) => (Self::Change(Box::new(change)), Some(frame)),
+                    None => (Self::Every { every: Every::Same, args: Vec::new() }, None),
+                }
+            }
             _ => (Self::Every { every, args: request.args.iter().map(<[u8]>::to_vec).collect() }, None),
         }
     }
@@ -199,7 +221,7 @@ impl Kind {
     /// The way to merge one command of a transaction that ran on all shards: it takes one round.
     pub(super) fn in_transaction(every: Every, args: Vec<Vec<u8>>) -> Self {
         match every {
-            Every::Sum => Self::Sum { total: 0 },
+            Every::Sum | Every::SlowlogLen => Self::Sum { total: 0 },
             Every::ConfigSet => Self::Every { every: Every::Same, args },
             _ => Self::Every { every, args },
         }
@@ -223,7 +245,10 @@ impl Merge {
 
     /// Whether the answer speaks of the proxy too.
     pub(super) fn concerns_proxy(&self) -> bool {
-        matches!(self.kind, Kind::Every { every: Every::Info | Every::ConfigGet, .. })
+        matches!(
+            self.kind,
+            Kind::Every { every: Every::Info | Every::ConfigGet | Every::LatencyHistogram, .. } | Kind::Change(_)
+        )
     }
 
     /// A transaction over shards whose parties are told to carry it out.
@@ -267,6 +292,7 @@ impl Merge {
         let kind = mem::replace(&mut self.kind, Kind::Pairs);
         let parts = &self.parts;
         let one_error = |kind: &Kind| match kind {
+            Kind::Slowlog(slowlog) if slowlog.is_heard() => None,
             // Any shard that says OK has done it; a transaction's result stands for itself.
             Kind::Exec(_)
             | Kind::Prepare(_)
@@ -289,6 +315,7 @@ impl Merge {
         match kind {
             Kind::Sum { total } => _ = reply.integer(total),
             Kind::Pairs => _ = reply.status("OK"),
+            Kind::Exists { known } => all_true(&mut reply, parts, &known),
             Kind::Killed { total: 0 } => _ = reply.error(NO_CLIENT),
             Kind::Killed { .. } => _ = reply.status("OK"),
             Kind::Redirect { frame } => {
@@ -310,7 +337,8 @@ impl Merge {
             Kind::RandomKey { left } => return random_key(left, parts, proto),
             Kind::Streams(streams) => return streams.advance(parts, proto),
             Kind::Pops { left } => return streams::pops(left, &parts[0]),
-            Kind::Change(change) => return change.advance(parts, proto, map),
+            Kind::Slowlog(slowlog) => return slowlog.advance(parts, proto, map),
+            Kind::Change(change) => return change.advance(parts, proto, map, proxy),
             Kind::Every { every, args } => self.every(every, &args, &mut reply, Around { proto, map, proxy }, news),
         }
         Finish::Reply(out)
@@ -326,12 +354,14 @@ impl Merge {
                 reply.verbatim(info::merged(&texts, home, args.get(1..).unwrap_or_default(), proxy));
             }
             Every::ConfigGet => config::get(reply, parts, proto, map, proxy, news),
+            Every::LatencyHistogram => {
+                logs::latency_histogram(reply, args.get(2..).unwrap_or_default(), &proxy.calls, parts, proto);
+            }
             // One shard speaks for itself.
             _ if parts.len() == 1 => _ = reply.raw(&parts[0]),
-            Every::SlowlogGet => logs::slowlog(reply, args.get(2).map(Vec::as_slice), parts, proto),
+            Every::SlowlogGet => Slowlog::get(reply, args.get(2).map(Vec::as_slice), parts, proto),
             Every::LatencyLatest => logs::latency_latest(reply, parts, proto),
             Every::LatencyHistory => logs::latency_history(reply, parts, proto),
-            Every::LatencyHistogram => logs::latency_histogram(reply, parts, proto),
             Every::MemoryStats => logs::memory_stats(reply, parts, home, proto),
             Every::Reports => logs::reports(reply, parts, proto, map),
             Every::Min | Every::Wait => _ = reply.integer(parts.iter().map(|part| number(part)).min().unwrap_or(0)),
@@ -342,18 +372,7 @@ impl Merge {
                     reply.raw(element);
                 }
             }
-            Every::AllTrue => {
-                let mut all: Vec<i64> = elements(&parts[0]).map(number).collect();
-                for part in &parts[1..] {
-                    for (all, one) in all.iter_mut().zip(elements(part)) {
-                        *all = (*all).min(number(one));
-                    }
-                }
-                reply.array(all.len());
-                for one in all {
-                    reply.integer(one);
-                }
-            }
+            Every::AllTrue => all_true(reply, parts, &[]),
             Every::Kill => {
                 // The one that had something to kill, or why it could not.
                 let ran = parts.iter().find(|part| part.first() == Some(&b'+'));

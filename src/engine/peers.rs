@@ -163,6 +163,9 @@ impl Engine {
     fn heard_of(&mut self, from: u16, name: &str, args: Args<'_>) -> Vec<u8> {
         match name {
             "script|flush" => self.forget_scripts(),
+            "slowlog|reset" => self.own_log.clear(),
+            "config|resetstat" => self.reset_calls(),
+            "config|set" => _ = self.told_of_slowness(args),
             "script|load" => self.told_of_script(args.at(2)),
             "monitor" => self.monitored_by(from),
             _ => {}

@@ -3,6 +3,7 @@
 
 use super::Engine;
 use super::conn::Link;
+use crate::command::{self, Route};
 
 /// Facts of the proxy, as texts. Empty where an answer does not need them.
 #[derive(Debug, Default)]
@@ -11,6 +12,8 @@ pub(super) struct Proxy {
     pub(super) fields: Vec<(&'static str, String)>,
     /// CONFIG's parameters that are not the servers'.
     pub(super) parameters: Vec<(&'static str, String)>,
+    /// Calls of commands that the proxy answers itself, since CONFIG RESETSTAT; those of one at least.
+    pub(super) calls: Vec<(&'static str, u64)>,
     /// The lines of `# Ringway`.
     pub(super) section: Vec<(String, String)>,
 }
@@ -18,7 +21,33 @@ pub(super) struct Proxy {
 impl Engine {
     #[cold]
     pub(super) fn proxy(&self) -> Proxy {
-        Proxy { fields: self.info_fields(), parameters: self.parameters(), section: self.ringway_section() }
+        Proxy {
+            fields: self.info_fields(),
+            parameters: self.parameters(),
+            calls: self.own_calls(),
+            section: self.ringway_section(),
+        }
+    }
+
+    /// Calls by row, of all workers.
+    fn calls(&self) -> Vec<u64> {
+        let facts = &self.options.facts;
+        let workers = || facts.workers.iter().chain(facts.workers.is_empty().then_some(&self.metrics));
+        let of = |row: usize| workers().filter_map(|worker| worker.requests.get(row)).map(|cell| cell.value()).sum();
+        (0..command::all().len()).map(of).collect()
+    }
+
+    /// CONFIG RESETSTAT, here or on another worker.
+    pub(super) fn reset_calls(&mut self) {
+        self.tally.settle(&self.metrics);
+        self.calls_before = self.calls();
+    }
+
+    fn own_calls(&self) -> Vec<(&'static str, u64)> {
+        let before = |row: usize| self.calls_before.get(row).copied().unwrap_or(0);
+        let own = |row: usize| matches!(command::all()[row].route, Route::Local(_));
+        let calls = self.calls().into_iter().enumerate().filter(|(row, calls)| own(*row) && *calls > before(*row));
+        calls.map(|(row, calls)| (command::all()[row].name, calls - before(row))).collect()
     }
 
     fn info_fields(&self) -> Vec<(&'static str, String)> {

@@ -6,6 +6,7 @@ use std::mem;
 use super::busy::PROBE;
 use super::client::{Answer, State, Turn};
 use super::conn::{Conn, ENGINE, GREETING, MOVER, PEER, Tag, Use, WAITER};
+use super::local::READERS;
 use super::merge::{Finish, Merge, Need};
 use super::out::LARGE_BYTES;
 use super::proxy::Proxy;
@@ -172,6 +173,7 @@ impl Engine {
     pub(super) fn told_engine(&mut self, tag: Tag, shard: ShardId, reply: &[u8]) {
         match tag.part {
             PROBE => self.probed(shard, reply),
+            READERS => self.told_of_readers(reply),
             0 => self.looked_up(tag.seq, reply),
             part => self.told_of_functions(ShardId(tag.seq as u16), shard, part, reply),
         }
@@ -241,6 +243,7 @@ impl Engine {
 
     /// What a merge that has all its parts says; what an operator should hear of is kept.
     pub(super) fn finished(&mut self, merge: Merge, proto: Proto) -> Finish {
+        self.tally.settle(&self.metrics);
         let proxy = if merge.concerns_proxy() { self.proxy() } else { Proxy::default() };
         let mut news = Vec::new();
         let finish = merge.finish(proto, &self.topology, &proxy, &mut news);

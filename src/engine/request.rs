@@ -408,9 +408,6 @@ impl Engine {
             Every::Wait | Every::Kill => return self.every_leased(id, every, request),
             _ => {}
         }
-        if let Some(text) = merge::refusal(every, request.args) {
-            return self.answer_error(id, &text);
-        }
         let proto = self.clients[id as usize].proto;
         if let Some(own) = merge::own(every, request.args, proto, || self.proxy()) {
             return self.answer(id, |reply| _ = reply.raw(&own));
@@ -426,9 +423,25 @@ impl Engine {
         };
         self.learn_script(request);
         let writes = Merge::writes(every, request.row.flags);
-        let (kind, frame) = Kind::of_every(every, request, self.topology.shards().len());
-        // Each worker remembers scripts of its own.
-        let peers = if request.row.name == "script|flush" { self.peers() } else { 0 };
+        let (mut kind, mut frame) = Kind::of_every(every, request, self.topology.shards().len());
+        match every {
+            Every::AllTrue => kind = Kind::Exists { known: self.known_scripts(request.args) },
+            Every::SlowlogGet | Every::SlowlogLen if self.shards.len() > 1 || !self.own_log.is_empty() => {
+                if let Some((slowlog, question)) = merge::Slowlog::new(request.args, self.own_log.frame()) {
+                    (kind, frame) = (Kind::Slowlog(Box::new(slowlog)), Some(question));
+                }
+            }
+            Every::ConfigSet => self.learn_slowness(request),
+            _ => {}
+        }
+        // Each worker remembers of its own what these are about.
+        let shared = matches!(request.row.name, "script|flush" | "slowlog|reset" | "config|resetstat");
+        let peers = if shared { self.peers() } else { 0 };
+        match request.row.name {
+            "slowlog|reset" => self.own_log.clear(),
+            "config|resetstat" => self.reset_calls(),
+            _ => {}
+        }
         let merge = Merge::new(kind, conns.len() + peers, writes);
         let seq = self.clients[id as usize].open(State::Merge(Box::new(merge)), Class::Every, self.now);
         for (part, conn) in conns.into_iter().enumerate() {

@@ -122,6 +122,15 @@ impl Engine {
         }
     }
 
+    /// Which of the bodies that SCRIPT EXISTS names any shard would get before it is asked to run them.
+    pub(super) fn known_scripts(&self, args: Args<'_>) -> Vec<bool> {
+        let is_known = |name: &[u8]| {
+            let sha: Option<Sha> = name.to_ascii_lowercase().try_into().ok();
+            sha.is_some_and(|sha| self.scripts.bodies.contains_key(&sha))
+        };
+        args.iter().skip(2).map(is_known).collect()
+    }
+
     /// The script that the request brings or names says of itself that it writes nothing:
     /// `#!lua flags=no-writes`.
     pub(super) fn is_no_writes(&self, row: &Command, args: Args<'_>) -> bool {

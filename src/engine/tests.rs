@@ -391,6 +391,8 @@ fn what_is_not_the_servers_is_refused_by_name() {
     let client = rig.client();
     let mut refused = |line: &str, name: &str, why: &str| {
         rig.send(client, line);
+        assert!(rig.asked(0)[0].starts_with("CONFIG GET "), "{line}");
+        rig.tell(0, "*4\r\n$11\r\nrequirepass\r\n$1\r\nx\r\n$3\r\ndir\r\n$2\r\n/a\r\n");
         let expected = format!("-ERR CONFIG SET failed (possibly related to argument '{name}') - {why}\r\n");
         assert_eq!(rig.got(client), expected, "{line}");
         assert_eq!(rig.asked(0), [""; 0]);
@@ -400,10 +402,32 @@ fn what_is_not_the_servers_is_refused_by_name() {
     refused("CONFIG SET requirepass x", "requirepass", server);
     refused("CONFIG SET hz 1 TLS-port 1", "TLS-port", server);
     refused("CONFIG SET timeout 1", "timeout", proxy);
+    refused("CONFIG SET dir /b", "dir", server);
+    let percent = "percentage argument must be less or equal to 100";
+    refused("CONFIG SET hz 1 maxmemory-clients 200%", "maxmemory-clients", percent);
     rig.send(client, "CONFIG SET hz 10");
     assert_eq!(rig.asked(0), ["CONFIG SET hz 10"], "a single shard is asked at once");
     rig.tell(0, "-ERR anything\r\n");
     assert_eq!(rig.got(client), "-ERR anything\r\n");
+}
+
+#[test]
+fn what_is_not_the_servers_may_be_set_to_what_it_is() {
+    let mut rig = Rig::of(2);
+    let client = rig.client();
+    let dir = "*2\r\n$3\r\ndir\r\n$2\r\n/a\r\n";
+    rig.send(client, "CONFIG SET dir /a timeout 0");
+    rig.tell_all(&[dir, dir]);
+    assert_eq!(rig.got(client), "+OK\r\n");
+    rig.send(client, "CONFIG SET dir /a hz 20");
+    rig.tell_all(&[dir, dir]);
+    assert_eq!(rig.asked(0), ["CONFIG SET hz 20"]);
+    rig.tell_all(&["+OK\r\n"; 2]);
+    assert_eq!(rig.got(client), "+OK\r\n");
+    rig.send(client, "CONFIG SET dir /a");
+    rig.tell_all(&[dir, "*2\r\n$3\r\ndir\r\n$2\r\n/b\r\n"]);
+    assert!(rig.got(client).starts_with("-ERR CONFIG SET failed (possibly related to argument 'dir')"));
+    assert_eq!(rig.asked(0), [""; 0]);
 }
 
 #[test]
@@ -456,18 +480,68 @@ fn logs_are_merged() {
     let entry = |id: u32, time: u32| format!("*4\r\n:{id}\r\n:{time}\r\n:5\r\n*1\r\n$4\r\nPING\r\n");
     let one = format!("*2\r\n{}{}", entry(1, 90), entry(0, 70));
     let two = format!("*2\r\n{}{}", entry(4, 80), entry(3, 60));
-    let all = [entry(2, 90), entry(9, 80), entry(0, 70), entry(7, 60)];
-    check("SLOWLOG GET", &[&one, &two], &format!("*4\r\n{}", all.concat()));
-    check("SLOWLOG GET -1", &[&one, &two], &format!("*4\r\n{}", all.concat()));
-    check("SLOWLOG GET 3", &[&one, &two], &format!("*3\r\n{}", all[..3].concat()));
+    // A shard's numbers are told from the others', and from the proxy's own, by its place.
+    let all = [entry(3, 90), entry(13, 80), entry(0, 70), entry(10, 60)];
+    let kept = |kept: u32| format!("*2\r\n$15\r\nslowlog-max-len\r\n${}\r\n{kept}\r\n", kept.to_string().len());
+    for (line, limit, expected) in [
+        ("SLOWLOG GET", kept(128), format!("*4\r\n{}", all.concat())),
+        ("SLOWLOG GET -1", kept(3), format!("*3\r\n{}", all[..3].concat())),
+        ("SLOWLOG GET 1", kept(128), format!("*1\r\n{}", all[0])),
+        ("SLOWLOG LEN", kept(2), ":2\r\n".to_owned()),
+        ("SLOWLOG LEN", "-NOPERM nothing\r\n".to_owned(), ":4\r\n".to_owned()),
+    ] {
+        let mut rig = Rig::of(2);
+        let client = rig.client();
+        rig.send(client, line);
+        assert_eq!(rig.asked(1), ["SLOWLOG GET -1"]);
+        rig.tell_all(&[&one, &two]);
+        assert_eq!(rig.asked(0), ["CONFIG GET slowlog-max-len"]);
+        rig.tell(0, &limit);
+        assert_eq!(rig.got(client), expected, "{line}");
+    }
     check("SLOWLOG GET", &[&one], &one);
     check("SLOWLOG GET x", &["-ERR count\r\n"; 2], "-ERR count\r\n");
+    check("SLOWLOG GET -2", &["-ERR count\r\n"; 2], "-ERR count\r\n");
     let latest = |time: u32, last: u32, most: u32| format!("*4\r\n$4\r\nfork\r\n:{time}\r\n:{last}\r\n:{most}\r\n");
     let (one, two) = (format!("*1\r\n{}", latest(10, 1, 9)), format!("*1\r\n{}", latest(20, 2, 3)));
     check("LATENCY LATEST", &[&one, &two, "*0\r\n"], &format!("*1\r\n{}", latest(20, 2, 9)));
     let (one, two) = ("*2\r\n*2\r\n:1\r\n:9\r\n*2\r\n:5\r\n:9\r\n", "*1\r\n*2\r\n:3\r\n:7\r\n");
     check("LATENCY HISTORY fork", &[one, two], "*3\r\n*2\r\n:1\r\n:9\r\n*2\r\n:3\r\n:7\r\n*2\r\n:5\r\n:9\r\n");
     check("LATENCY RESET", &[":1\r\n", ":2\r\n"], ":3\r\n");
+}
+
+#[test]
+fn what_the_proxy_answers_itself_is_in_logs_and_statistics() {
+    let mut rig = Rig::of(1);
+    let client = rig.client();
+    rig.send(client, "CONFIG SET slowlog-log-slower-than 0");
+    rig.tell(0, "+OK\r\n");
+    rig.send(client, "CONFIG RESETSTAT");
+    rig.tell(0, "+OK\r\n");
+    rig.got(client);
+    rig.send(client, "PING");
+    rig.send(client, "CLIENT ID");
+    rig.got(client);
+    rig.send(client, "SLOWLOG GET 1");
+    rig.tell(0, "*0\r\n");
+    rig.tell(0, "*0\r\n");
+    let said =
+        "*1\r\n*6\r\n:3\r\n:1700000000\r\n:0\r\n*2\r\n$6\r\nCLIENT\r\n$2\r\nID\r\n$10\r\n10.0.0.9:5\r\n$0\r\n\r\n";
+    assert_eq!(rig.got(client), said);
+    rig.send(client, "LATENCY HISTOGRAM client");
+    rig.tell(0, "*0\r\n");
+    let said = "*2\r\n$9\r\nclient|id\r\n*4\r\n$5\r\ncalls\r\n:1\r\n$14\r\nhistogram_usec\r\n*2\r\n:1\r\n:1\r\n";
+    assert_eq!(rig.got(client), said);
+    rig.send(client, "INFO commandstats");
+    let info = "# Commandstats\r\ncmdstat_get:calls=1,usec=2,usec_per_call=2.00,rejected_calls=0,failed_calls=0\r\n";
+    rig.tell(0, &format!("${}\r\n{info}\r\n", info.len()));
+    let said = rig.got(client);
+    assert!(said.contains("cmdstat_ping:calls=1,usec=0") && said.contains("cmdstat_client|id:calls=1"), "{said}");
+    rig.send(client, "SLOWLOG RESET");
+    rig.tell(0, "+OK\r\n");
+    rig.got(client);
+    rig.send(client, "SLOWLOG LEN");
+    assert_eq!(rig.asked(0), ["SLOWLOG LEN"]);
 }
 
 /// The same, in RESP3, where maps are maps.

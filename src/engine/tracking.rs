@@ -15,6 +15,7 @@ mod private;
 mod push;
 
 use std::collections::HashMap;
+use std::mem;
 
 use super::client::{Park, State};
 use super::conn::{Link, NOBODY};
@@ -42,6 +43,10 @@ pub(super) struct Tracking {
     conns: Vec<u32>,
     /// By shard: who is told of changes instead; empty without REDIRECT.
     sinks: Vec<u32>,
+    /// Those of before, until the shards have heard that it was to hear for itself from now on.
+    sinks_left: Vec<u32>,
+    /// What the shards are to be told as soon as its sinks are connected, and the slot that waits for it.
+    asking: Option<(u32, Mode)>,
     /// Shards that forgot everything, and since when the client is not told yet.
     flushed: Vec<bool>,
     flushed_since: Option<u64>,
@@ -136,22 +141,44 @@ impl Engine {
     /// Turns tracking on or off; the slot `seq` is answered once every shard that is there does it. The
     /// client that hears of changes may be worker `elsewhere`'s.
     fn track(&mut self, id: u32, seq: u32, change: Change, elsewhere: Option<u16>) {
-        match self.set_tracking(id, change, elsewhere) {
+        match self.set_tracking(id, change, elsewhere, true) {
             Err(text) => self.finish_with(id, seq, format!("-{text}\r\n").as_bytes()),
-            Ok(news) => self.ask_privates(id, seq, news.as_ref()),
+            Ok(Some(news)) => {
+                if let Some(tracking) = self.tracking_mut(id) {
+                    tracking.asking = Some((seq, news));
+                }
+                self.ask_with_sinks(id);
+            }
+            Ok(None) => self.ask_privates(id, seq, None),
         }
     }
 
     /// What its private connections are still to be told.
-    fn set_tracking(&mut self, id: u32, change: Change, elsewhere: Option<u16>) -> Result<Option<Mode>, String> {
+    fn set_tracking(
+        &mut self,
+        id: u32,
+        change: Change,
+        elsewhere: Option<u16>,
+        waits: bool,
+    ) -> Result<Option<Mode>, String> {
         if !change.on {
             self.untrack(id);
             return Ok(None);
         }
-        if self.mode(id).is_some_and(|mode| mode.redirect.is_some() != change.mode.redirect.is_some()) {
-            // What was read so far is tracked by connections that are given up.
-            self.forget_everything(id);
-            self.untrack(id);
+        match self.tracking_mut(id) {
+            Some(tracking) if tracking.mode.redirect.is_some() && change.mode.redirect.is_none() => {
+                tracking.sinks_left.append(&mut tracking.sinks);
+            }
+            Some(tracking) if tracking.mode.redirect.is_none() && change.mode.redirect.is_some() => {
+                if waits {
+                    self.open_sinks(id)?;
+                } else {
+                    // What was read so far is tracked by connections that are given up.
+                    self.forget_everything(id);
+                    self.untrack(id);
+                }
+            }
+            _ => {}
         }
         let news = change.news();
         let known = self.tracking(id).is_some();
@@ -168,7 +195,7 @@ impl Engine {
     /// The same between MULTI and EXEC: nobody waits for the shards, nor are other workers asked.
     pub(super) fn tracking_inside(&mut self, id: u32, args: Args<'_>, out: &mut Vec<u8>) -> Result<(), Vec<u8>> {
         let change = self.change(id, args, false)?;
-        if let Some(news) = self.set_tracking(id, change, None)? {
+        if let Some(news) = self.set_tracking(id, change, None, false)? {
             self.tell_privates(id, &news);
         }
         Reply::new(out, Proto::Resp2).status("OK");
@@ -179,6 +206,9 @@ impl Engine {
     pub(super) fn tracking_set(&mut self, id: u32, seq: u32, error: Option<&[u8]>) {
         if error.is_some() {
             self.untrack(id);
+        }
+        if let Some(tracking) = self.tracking_mut(id) {
+            mem::take(&mut tracking.sinks_left).into_iter().for_each(|sink| self.close_private(sink));
         }
         self.finish_with(id, seq, error.unwrap_or(b"+OK\r\n"));
         if self.clients.contains(id as usize) {

@@ -32,6 +32,12 @@ impl<'a> Args<'a> {
         self.spans.is_empty()
     }
 
+    /// How long the request is, up to the end of its last argument.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.spans.last().map_or(0, |span| span.start as usize + span.len as usize + 2)
+    }
+
     /// The bytes of argument `index`; empty when there is no such argument.
     #[must_use]
     #[inline]

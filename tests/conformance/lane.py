@@ -22,6 +22,8 @@ import rig  # noqa: E402
 
 # Part of what is measured, so not an option: what no server behind a proxy lets its clients do.
 DENIED = ("needs:repl", "needs:debug", "needs:pfdebug", "needs:save", "needs:config-maxmemory", "needs:config-resetstat")
+# The suite's user may do everything, as Redis' default user may. It does not know RINGWAY SHARD.
+ADMIN = "[commands]\nadmin = true\n"
 HANG_SECONDS = 60
 # For a file with several hanging tests in one run, each of which ends the run.
 FILE_SECONDS_MAX = 900
@@ -105,7 +107,7 @@ class Lane:
     def _start(self, stack: contextlib.ExitStack, setting: Setting, plain: bool) -> tuple[rig.Rig, rig.Proxy]:
         for start in range(STARTS_MAX):
             with starting, contextlib.ExitStack() as attempt:
-                servers = attempt.enter_context(rig.Rig())
+                servers = attempt.enter_context(rig.Rig(settings=ADMIN))
                 try:
                     servers.start_backends(1 if plain else setting.shards)
                     proxy = servers.start("direct" if plain else "ringway")

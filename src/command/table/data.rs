@@ -79,7 +79,7 @@ pub(super) const ROWS: &[Command] = &[
     // HyperLogLogs.
     write("pfadd", -2, OOM | FAST, ONE),
     read("pfcount", -2, MAY_REPLICATE, ALL),
-    row("pfdebug", 3, WRITE | OOM | ADMIN, SECOND, Route::Refused),
+    row("pfdebug", 3, WRITE | OOM | ADMIN, SECOND, Route::Keys),
     gather("pfmerge", -2, OOM, ALL, Gather::StoreFirst),
     refused("pfselftest", 1, ADMIN),
     // Lists.

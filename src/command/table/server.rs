@@ -132,7 +132,7 @@ pub(super) const ROWS: &[Command] = &[
     container("slowlog"),
     every("slowlog|get", -2, ADMIN | ANYTIME, Every::SlowlogGet),
     help("slowlog|help"),
-    every("slowlog|len", 2, ADMIN | ANYTIME, Every::Sum),
+    every("slowlog|len", 2, ADMIN | ANYTIME, Every::SlowlogLen),
     every("slowlog|reset", 2, ADMIN | ANYTIME, Every::Same),
     refused("swapdb", 3, WRITE | FAST),
     refused("sync", 1, ADMIN | NOSCRIPT | SYNCED | NO_MULTI),

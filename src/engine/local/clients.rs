@@ -39,10 +39,10 @@ struct Filter<'a> {
 }
 
 impl Engine {
-    pub(super) fn client_info(&mut self, id: u32, out: &mut Vec<u8>) -> Result<(), Vec<u8>> {
+    pub(super) fn client_info(&mut self, id: u32, args: Args<'_>, out: &mut Vec<u8>) -> Result<(), Vec<u8>> {
         let client = &self.clients[id as usize];
         let mut lines = Vec::new();
-        self.line(id, client, &mut lines);
+        self.line(id, client, args.bytes(), &mut lines);
         Reply::new(out, client.proto).verbatim(&lines);
         Ok(())
     }
@@ -50,14 +50,14 @@ impl Engine {
     /// CLIENT LIST among the clients of a transaction's worker.
     pub(super) fn client_list(&mut self, id: u32, args: Args<'_>, out: &mut Vec<u8>) -> Result<(), Vec<u8>> {
         let mut part = Vec::new();
-        self.lines(args, &mut part)?;
+        self.lines(id, args, &mut part)?;
         let wanted = wanted_ids(args).unwrap_or_default();
         Reply::new(out, self.clients[id as usize].proto).verbatim(merge::lines(&[part], &wanted));
         Ok(())
     }
 
-    /// The ids and lines of the clients that CLIENT LIST is about, as a part of its reply.
-    pub(super) fn lines(&self, args: Args<'_>, out: &mut Vec<u8>) -> Result<(), Vec<u8>> {
+    /// The ids and lines of the clients that CLIENT LIST is about, as a part of its reply; client `own` asks.
+    pub(super) fn lines(&self, own: u32, args: Args<'_>, out: &mut Vec<u8>) -> Result<(), Vec<u8>> {
         let ids = wanted_ids(args)?;
         let of = match args.len() {
             2 => None,
@@ -73,7 +73,8 @@ impl Engine {
         reply.array(2 * clients.len());
         for (index, client) in clients {
             let mut line = Vec::new();
-            self.line(index as u32, client, &mut line);
+            let request = if index as u32 == own { args.bytes() } else { 0 };
+            self.line(index as u32, client, request, &mut line);
             reply.integer(client.about.id as i64).bulk(line);
         }
         Ok(())
@@ -140,8 +141,8 @@ impl Engine {
         Ok(filter)
     }
 
-    /// One client's line, in the order and with the names of Redis 7.0.
-    fn line(&self, index: u32, client: &Client, out: &mut Vec<u8>) {
+    /// One client's line, in the order and with the names of Redis 7.0; `request` bytes are being carried out.
+    fn line(&self, index: u32, client: &Client, request: usize, out: &mut Vec<u8>) {
         let about = &client.about;
         let seconds = |since: u64| self.now.saturating_sub(since) / 1_000_000;
         let (sub, psub, ssub) = client.subscriptions();
@@ -163,7 +164,7 @@ impl Engine {
             seconds(about.active),
             flags(client, self.tracking_flags(index)),
             client.db,
-            client.inbox.len(),
+            client.inbox.len().max(request),
             client.undelivered(),
             client.buffered() + multi_bytes,
             if pending == 0 { "r" } else { "rw" },

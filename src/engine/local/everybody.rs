@@ -57,7 +57,7 @@ impl Engine {
     fn worker_part(&mut self, id: u32, what: Local, args: Args<'_>) -> Result<Vec<u8>, Vec<u8>> {
         let mut out = Vec::new();
         match what {
-            Local::ClientList => self.lines(args, &mut out)?,
+            Local::ClientList => self.lines(id, args, &mut out)?,
             Local::ClientKill => {
                 let killed = self.kill(id, args)?;
                 Reply::new(&mut out, Proto::Resp2).integer(killed);

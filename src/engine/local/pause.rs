@@ -4,13 +4,13 @@
 //! and its socket is hardly read.
 
 use super::super::client::{NO_COMMAND, Park, State};
-use super::super::conn::{Link, Use};
+use super::super::conn::{ENGINE, Link, Use};
 use super::super::merge::Kind;
 use super::super::request::{Flow, Request};
 use super::super::{Engine, NONE};
 use super::NO_INTEGER;
 use crate::command::{Class, Command, CommandId, Flags, Route, Session as Verb};
-use crate::resp::{Args, Proto, Reply, integer};
+use crate::resp::{Args, Proto, Reply, elements, integer, request};
 
 const NO_TIMEOUT: &str = "ERR timeout is not an integer or out of range";
 const NEGATIVE_TIMEOUT: &str = "ERR timeout is negative";
@@ -31,6 +31,18 @@ enum Held {
     Writes,
     All,
 }
+
+/// The functions that say of themselves that they write nothing: asked for once in a pause.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(in crate::engine) enum Readers {
+    #[default]
+    Unknown,
+    Asked,
+    Known(Vec<Vec<u8>>),
+}
+
+/// Marks the engine's question for them, as the part that the answer is.
+pub(in crate::engine) const READERS: u16 = 5;
 
 impl Engine {
     pub(super) fn client_pause(&mut self, args: Args<'_>, out: &mut Vec<u8>) -> Result<(), Vec<u8>> {
@@ -57,6 +69,7 @@ impl Engine {
     /// Lets everybody go on.
     pub(super) fn end_pause(&mut self) {
         self.pause = None;
+        self.readers = Readers::Unknown;
         self.look_for_unusual();
         self.resume.append(&mut self.held);
     }
@@ -89,15 +102,40 @@ impl Engine {
         let multi = client.session.as_ref().and_then(|session| session.multi.as_ref());
         let executes = row.route == Route::Session(Verb::Exec) && multi.is_some_and(|multi| multi.writes);
         if pause.held == Held::All || writes || executes {
-            self.held.push((id, client.generation));
+            let waiter = (id, client.generation);
+            if row.name == "fcall" && self.readers == Readers::Unknown {
+                self.ask_for_readers();
+            }
+            self.held.push(waiter);
             return Some(Flow::Parked(Park::Held));
         }
         None
     }
 
-    /// Whether a request may change data: its row says so, or a script of itself.
+    /// Whether a request may change data: its row says so, or a script or a function of itself.
     pub(in crate::engine) fn may_write(&self, row: &Command, args: Args<'_>) -> bool {
-        row.flags.has(Flags::WRITE) || (row.flags.has(Flags::MAY_REPLICATE) && !self.is_no_writes(row, args))
+        let reads = || match &self.readers {
+            Readers::Known(names) if row.name == "fcall" => names.iter().any(|name| name == args.at(1)),
+            _ => self.is_no_writes(row, args),
+        };
+        row.flags.has(Flags::WRITE) || (row.flags.has(Flags::MAY_REPLICATE) && !reads())
+    }
+
+    fn ask_for_readers(&mut self) {
+        let conn = self.shared(self.topology.home(), Proto::Resp2, 0);
+        if conn != NONE && !self.is_full(conn) {
+            self.readers = Readers::Asked;
+            self.expect(conn, ENGINE, 0, READERS, true);
+            self.conns[conn as usize].out.write(|out| request(out, &["FUNCTION", "LIST"]));
+        }
+    }
+
+    /// FUNCTION LIST was answered: whoever is held back is looked at again.
+    pub(in crate::engine) fn told_of_readers(&mut self, reply: &[u8]) {
+        if self.readers == Readers::Asked {
+            self.readers = Readers::Known(readers(reply));
+            self.resume.append(&mut self.held);
+        }
     }
 
     /// The server ends the wait of a blocked client: it alone knows whether an element is on its way
@@ -188,6 +226,61 @@ impl Engine {
     }
 }
 
+/// The names of the functions with the flag `no-writes` in a FUNCTION LIST.
+fn readers(list: &[u8]) -> Vec<Vec<u8>> {
+    let mut names = Vec::new();
+    for function in elements(list).flat_map(|library| field(library, "functions")).flat_map(elements) {
+        let flags = field(function, "flags").into_iter().flat_map(elements);
+        if flags.into_iter().any(|flag| flag.ends_with(b"no-writes\r\n"))
+            && let Some(name) = field(function, "name")
+            && let Some(line) = name.windows(2).position(|pair| pair == b"\r\n")
+        {
+            names.push(name[line + 2..].strip_suffix(b"\r\n").unwrap_or_default().to_vec());
+        }
+    }
+    names
+}
+
+/// A field of a map, as RESP2 writes it.
+fn field<'a>(map: &'a [u8], name: &str) -> Option<&'a [u8]> {
+    let parts: Vec<&[u8]> = elements(map).collect();
+    let is = |key: &[u8]| key.strip_suffix(b"\r\n").is_some_and(|key| key.ends_with(format!("\r\n{name}").as_bytes()));
+    parts.chunks_exact(2).find(|pair| is(pair[0])).map(|pair| pair[1])
+}
+
 fn wrong_use(subcommand: &str) -> Vec<u8> {
     format!("ERR unknown subcommand or wrong number of arguments for '{subcommand}'. Try CLIENT HELP.").into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::readers;
+    use crate::engine::tests::Rig;
+
+    const LIST: &str = "*1\r\n*6\r\n$12\r\nlibrary_name\r\n$1\r\nl\r\n$6\r\nengine\r\n$3\r\nLUA\r\n$9\r\nfunctions\r\n*2\r\n\
+        *6\r\n$4\r\nname\r\n$2\r\nro\r\n$11\r\ndescription\r\n$-1\r\n$5\r\nflags\r\n*1\r\n+no-writes\r\n\
+        *6\r\n$4\r\nname\r\n$2\r\nrw\r\n$11\r\ndescription\r\n$-1\r\n$5\r\nflags\r\n*1\r\n+allow-stale\r\n";
+
+    #[test]
+    fn functions_that_write_nothing_are_found_in_their_list() {
+        assert_eq!(readers(LIST.as_bytes()), [b"ro"]);
+        assert_eq!(readers(b"*0\r\n"), [b""; 0]);
+        assert_eq!(readers(b"-ERR no\r\n"), [b""; 0]);
+    }
+
+    #[test]
+    fn a_pause_of_writes_lets_functions_pass_that_write_nothing() {
+        let mut rig = Rig::of(1);
+        let (admin, reader, writer) = (rig.client(), rig.client(), rig.client());
+        rig.send(admin, "CLIENT PAUSE 1000 WRITE");
+        rig.send(writer, "FCALL rw 0");
+        rig.send(reader, "FCALL ro 0");
+        assert_eq!(rig.asked(0), ["FUNCTION LIST"]);
+        rig.tell(0, LIST);
+        assert_eq!(rig.asked(0), ["FCALL ro 0"]);
+        rig.send(reader, "EVAL return 0");
+        assert_eq!(rig.asked(0), ["FCALL ro 0"], "a script without a word may write");
+        rig.send(admin, "CLIENT UNPAUSE");
+        assert_eq!(rig.asked(0).len(), 3);
+    }
 }

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! CONFIG SET:  former values of all -> set -> (maxmemory: set last) -> OK
-//!                                       '-- one refuses --> set back elsewhere -> the refusal
+//!               |                       '-- one refuses --> set back elsewhere -> the refusal
+//!               '-- not the servers' to change: fine if it is so already, else refused
 //! ```
 
 use std::mem;
@@ -10,7 +11,7 @@ use std::mem;
 use super::super::proxy::Proxy;
 use super::value::{Leaf, pairs};
 use super::{Finish, Kind, Merge, Need, text};
-use crate::resp::{Args, Proto, Reply, request};
+use crate::resp::{Args, Proto, Reply, integer, request};
 use crate::topology::{ShardId, Topology};
 
 /// Who one server is and what it lets in: one value for all of them makes no sense. A `*` at the
@@ -52,6 +53,9 @@ const CLIENT_SIDE: &[&str] = &[
     "proto-max-bulk-len",
 ];
 
+/// Passwords, of servers and of clients.
+const SECRET: &[&str] = &["requirepass", "masterauth", "masteruser", "tls-key-file-pass", "tls-client-key-file-pass"];
+
 /// Setting these may throw data away, which setting them back does not undo.
 const LATE: &[&str] = &["maxmemory", "maxmemory-policy"];
 
@@ -88,17 +92,23 @@ fn is_in(list: &[&str], name: &[u8]) -> bool {
 
 /// Why a CONFIG SET is not for the servers.
 pub(super) fn refusal(args: Args<'_>) -> Option<String> {
-    (2..args.len()).step_by(2).map(|at| args.at(at)).find_map(|name| {
-        let why = if is_in(IDENTITY, name) {
-            "it belongs to each server: set it there, not through Ringway"
-        } else if is_in(CLIENT_SIDE, name) {
-            "it concerns Ringway's own clients: set it in Ringway's configuration"
-        } else {
-            return None;
-        };
-        let name = String::from_utf8_lossy(name);
-        Some(format!("ERR CONFIG SET failed (possibly related to argument '{name}') - {why}"))
-    })
+    (2..args.len()).step_by(2).find_map(|at| not_ours(args.at(at), args.at(at + 1)))
+}
+
+/// Why one parameter is not.
+fn not_ours(name: &[u8], value: &[u8]) -> Option<String> {
+    let percent = value.strip_suffix(b"%").and_then(integer);
+    let why = if is_in(IDENTITY, name) {
+        "it belongs to each server: set it there, not through Ringway"
+    } else if name.eq_ignore_ascii_case(b"maxmemory-clients") && percent.is_some_and(|percent| percent > 100) {
+        "percentage argument must be less or equal to 100"
+    } else if is_in(CLIENT_SIDE, name) {
+        "it concerns Ringway's own clients: set it in Ringway's configuration"
+    } else {
+        return None;
+    };
+    let name = String::from_utf8_lossy(name);
+    Some(format!("ERR CONFIG SET failed (possibly related to argument '{name}') - {why}"))
 }
 
 /// The home shard's parameters, the proxy's own in their places. Other parameters on which the
@@ -159,7 +169,13 @@ impl Change {
     }
 
     /// The parts of this step are there.
-    pub(super) fn advance(mut self: Box<Self>, parts: &[Vec<u8>], proto: Proto, map: &Topology) -> Finish {
+    pub(super) fn advance(
+        mut self: Box<Self>,
+        parts: &[Vec<u8>],
+        proto: Proto,
+        map: &Topology,
+        proxy: &Proxy,
+    ) -> Finish {
         let refused = parts.iter().find(|part| part.first() == Some(&b'-'));
         let all = || (0..map.shards().len() as u16).map(ShardId);
         match (mem::replace(&mut self.step, Step::Before), refused) {
@@ -174,6 +190,16 @@ impl Change {
                         .collect()
                 };
                 self.before = parts.iter().map(former).collect();
+                if let Some(refused) = self.wanted.iter().find_map(|pair| self.refused(pair, proxy)) {
+                    let mut out = Vec::new();
+                    Reply::new(&mut out, proto).error(&refused);
+                    return Finish::Reply(out);
+                }
+                self.wanted.retain(|(name, value)| not_ours(name, value).is_none());
+                self.late = self.wanted.iter().position(|(name, _)| is_in(LATE, name)).unwrap_or(self.wanted.len());
+                if self.wanted.is_empty() {
+                    return Finish::Reply(b"+OK\r\n".to_vec());
+                }
                 let both = self.late > 0 && self.late < self.wanted.len();
                 let end = if both { self.late } else { self.wanted.len() };
                 let frame = set(&self.wanted[..end]);
@@ -220,6 +246,20 @@ impl Change {
                 Finish::Reply(out)
             }
         }
+    }
+
+    /// Why a parameter cannot be set, unless it has this value already.
+    fn refused(&self, (name, value): &(Vec<u8>, Vec<u8>), proxy: &Proxy) -> Option<String> {
+        let text = not_ours(name, value)?;
+        let is = |known: &[u8]| known.eq_ignore_ascii_case(name);
+        // What the proxy says of passwords is not so.
+        let own = proxy.parameters.iter().find(|(own, _)| is(own.as_bytes()) && !is_in(SECRET, name));
+        let same = match own {
+            Some((_, own)) => own.as_bytes() == value,
+            None if is_in(&["requirepass"], name) => false,
+            None => self.before.iter().all(|shard| shard.iter().any(|(known, former)| is(known) && former == value)),
+        };
+        if same { None } else { Some(text) }
     }
 
     /// The former values of the first `count` parameters, as far as the shard has them.

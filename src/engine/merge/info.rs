@@ -84,7 +84,10 @@ struct Section {
 
 /// The text of INFO. `sections` are the words that the client asked for.
 pub(super) fn merged(texts: &[String], home: usize, sections: &[Vec<u8>], proxy: &Proxy) -> String {
-    let parts: Vec<Vec<Section>> = texts.iter().map(|text| parse(text)).collect();
+    let mut parts: Vec<Vec<Section>> = texts.iter().map(|text| parse(text)).collect();
+    if texts.iter().any(|text| text.contains("# Commandstats")) && !proxy.calls.is_empty() {
+        parts.push(vec![own_commands(proxy)]);
+    }
     let mut all: Vec<Section> = Vec::new();
     for section in parts.get(home).into_iter().chain(&parts).flatten() {
         if !all.iter().any(|known| known.name == section.name) {
@@ -111,6 +114,14 @@ pub(super) fn own(proxy: &Proxy) -> String {
 
 fn own_section(proxy: &Proxy) -> Section {
     Section { name: "Ringway".to_owned(), lines: proxy.section.clone() }
+}
+
+/// Commands that the proxy answered itself, as one more server's section.
+fn own_commands(proxy: &Proxy) -> Section {
+    let line = |(name, calls): &(&'static str, u64)| {
+        (format!("cmdstat_{name}"), format!("calls={calls},usec=0,usec_per_call=0.00,rejected_calls=0,failed_calls=0"))
+    };
+    Section { name: "Commandstats".to_owned(), lines: proxy.calls.iter().map(line).collect() }
 }
 
 fn wants_own(sections: &[Vec<u8>]) -> bool {

@@ -1,39 +1,9 @@
-//! Logs and reports of all servers as one: SLOWLOG GET, LATENCY, MEMORY STATS, and texts for people.
+//! Reports of all servers as one: LATENCY, MEMORY STATS, and texts for people.
 
 use super::value::{Leaf, is_aggregate, pairs, text};
-use crate::resp::{Proto, Reply, elements, integer};
+use crate::command::{self, Every, Route};
+use crate::resp::{Proto, Reply, elements};
 use crate::topology::Topology;
-
-/// SLOWLOG GET without a number.
-const SLOWLOG_LEN_DEFAULT: usize = 10;
-
-/// Entries of all shards, the newest first. A number stays its entry's own: a shard's numbers and
-/// its place among the shards make it.
-pub(super) fn slowlog(reply: &mut Reply<'_>, count: Option<&[u8]>, parts: &[Vec<u8>], proto: Proto) {
-    let count = match count.map(integer) {
-        None => SLOWLOG_LEN_DEFAULT,
-        Some(count) => count.and_then(|count| usize::try_from(count).ok()).unwrap_or(usize::MAX),
-    };
-    let shards = parts.len() as i64;
-    let mut entries: Vec<(i64, i64, &[u8])> = Vec::new();
-    for (place, part) in parts.iter().enumerate() {
-        for entry in elements(part) {
-            let mut fields = elements(entry).map(|field| Leaf::of(field, proto).integer());
-            let (number, time) = (fields.next().unwrap_or(0), fields.next().unwrap_or(0));
-            entries.push((time, number.wrapping_mul(shards).wrapping_add(place as i64), entry));
-        }
-    }
-    // Within a second each shard's own order stays.
-    entries.sort_by_key(|(time, ..)| std::cmp::Reverse(*time));
-    entries.truncate(count);
-    reply.array(entries.len());
-    for (_, number, entry) in entries {
-        reply.array(elements(entry).count()).integer(number);
-        for field in elements(entry).skip(1) {
-            reply.raw(field);
-        }
-    }
-}
 
 /// Events of all shards: the latest spike, the largest of all.
 pub(super) fn latency_latest(reply: &mut Reply<'_>, parts: &[Vec<u8>], proto: Proto) {
@@ -79,26 +49,41 @@ struct Durations {
     by_shard: Vec<Vec<(i64, i64)>>,
 }
 
-/// Calls are summed. The counts are cumulative, and a shard names only the bounds where its count
-/// grows: at any other it has as many as at the one before.
-pub(super) fn latency_histogram(reply: &mut Reply<'_>, parts: &[Vec<u8>], proto: Proto) {
+/// Calls are summed, but for those of commands that go to every shard: each of them was one call. The
+/// counts are cumulative, and a shard names only the bounds where its count grows: at any other it has
+/// as many as at the one before. `calls` are those of commands that the proxy answered itself, at once;
+/// `names` are the commands that were asked for.
+pub(super) fn latency_histogram(
+    reply: &mut Reply<'_>,
+    names: &[Vec<u8>],
+    calls: &[(&'static str, u64)],
+    parts: &[Vec<u8>],
+    proto: Proto,
+) {
     let mut commands: Vec<(Vec<u8>, Durations)> = Vec::new();
     for (name, fields) in parts.iter().flat_map(|part| pairs(part, proto)) {
-        let at = commands.iter().position(|(known, _)| *known == name).unwrap_or_else(|| {
-            commands.push((name, Durations::default()));
-            commands.len() - 1
-        });
-        let durations = &mut commands[at].1;
-        for (field, value) in pairs(fields, proto) {
-            if field == b"calls" {
-                durations.calls += Leaf::of(value, proto).integer();
-            } else {
-                let mut numbers = elements(value).map(|number| Leaf::of(number, proto).integer());
-                let mut counts = Vec::new();
-                while let (Some(bound), Some(count)) = (numbers.next(), numbers.next()) {
-                    counts.push((bound, count));
+        let durations = Durations::read(fields, proto);
+        match commands.iter_mut().find(|(known, _)| *known == name) {
+            None => commands.push((name, durations)),
+            Some((name, known)) if is_everywhere(name) => {
+                if durations.calls > known.calls {
+                    *known = durations;
                 }
-                durations.by_shard.push(counts);
+            }
+            Some((_, known)) => known.add(durations),
+        }
+    }
+    for (name, calls) in calls {
+        let wants = |asked: &Vec<u8>| {
+            let asked = asked.to_ascii_lowercase();
+            name.as_bytes().strip_prefix(asked.as_slice()).is_some_and(|rest| rest.is_empty() || rest[0] == b'|')
+        };
+        if names.is_empty() || names.iter().any(wants) {
+            let calls = *calls as i64;
+            let own = Durations { calls, by_shard: vec![vec![(1, calls)]] };
+            match commands.iter_mut().find(|(known, _)| known == name.as_bytes()) {
+                None => commands.push((name.as_bytes().to_vec(), own)),
+                Some((_, known)) => known.add(own),
             }
         }
     }
@@ -115,6 +100,36 @@ pub(super) fn latency_histogram(reply: &mut Reply<'_>, parts: &[Vec<u8>], proto:
             reply.integer(bound).integer(durations.by_shard.iter().map(below).sum());
         }
     }
+}
+
+impl Durations {
+    fn read(fields: &[u8], proto: Proto) -> Self {
+        let mut durations = Self::default();
+        for (field, value) in pairs(fields, proto) {
+            if field == b"calls" {
+                durations.calls = Leaf::of(value, proto).integer();
+            } else {
+                let mut numbers = elements(value).map(|number| Leaf::of(number, proto).integer());
+                let mut counts = Vec::new();
+                while let (Some(bound), Some(count)) = (numbers.next(), numbers.next()) {
+                    counts.push((bound, count));
+                }
+                durations.by_shard.push(counts);
+            }
+        }
+        durations
+    }
+
+    fn add(&mut self, mut other: Self) {
+        self.calls += other.calls;
+        self.by_shard.append(&mut other.by_shard);
+    }
+}
+
+/// Every use of the command concerns all shards: `config|set`.
+fn is_everywhere(name: &[u8]) -> bool {
+    let mut rows = command::all().iter().filter(|row| row.name.as_bytes() == name);
+    rows.any(|row| matches!(row.route, Route::Every(every) if every != Every::Scan))
 }
 
 /// Texts for people, one headed section a shard. A shard that has nothing to say says so.

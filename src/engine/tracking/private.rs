@@ -8,8 +8,10 @@ use std::mem;
 use super::super::client::State;
 use super::super::conn::{Conn, Link, NOBODY, Use};
 use super::super::merge::{Kind, Merge};
+use super::super::request::{Flow, Request};
 use super::super::{Engine, Fault, Order, failure};
 use super::{Caching, Mode, Tracking};
+use crate::command::{Class, Every};
 use crate::resp::{Proto, request};
 use crate::topology::ShardId;
 
@@ -49,6 +51,8 @@ impl Engine {
             told: Vec::new(),
             conns,
             sinks,
+            sinks_left: Vec::new(),
+            asking: None,
             flushed: vec![false; shards],
             flushed_since: None,
         };
@@ -56,6 +60,38 @@ impl Engine {
         self.tracked.count += 1;
         self.metrics.clients_tracking.set(self.tracked.count);
         Ok(())
+    }
+
+    /// A sink for every shard of a client that tracks without any so far, or none.
+    pub(super) fn open_sinks(&mut self, id: u32) -> Result<(), String> {
+        for index in 0..self.shards.len() {
+            self.make_room(ShardId(index as u16), 1)?;
+        }
+        let mut sinks = Vec::with_capacity(self.shards.len());
+        for index in 0..self.shards.len() {
+            self.shards[index].leases += 1;
+            sinks.push(self.conn_new(ShardId(index as u16), Proto::Resp3, 0, Use::Sink { client: id }));
+        }
+        if let Some(tracking) = self.tracking_mut(id) {
+            tracking.sinks = sinks;
+        }
+        Ok(())
+    }
+
+    /// Tells the shards what they are to do now, once every sink is connected or cannot be.
+    pub(super) fn ask_with_sinks(&mut self, id: u32) {
+        let Some(tracking) = self.tracking(id).filter(|tracking| tracking.asking.is_some()) else { return };
+        let link = |conn: &u32| self.conns.get(*conn as usize).map(|conn| conn.link);
+        if tracking.sinks.iter().any(|sink| matches!(link(sink), Some(Link::Connecting | Link::Greeting))) {
+            return;
+        }
+        // Without its sink a shard would tell nobody: it is asked anew when the sink is there.
+        let lone = tracking.conns.iter().zip(&tracking.sinks).filter(|(_, sink)| link(sink) != Some(Link::Up));
+        let lone: Vec<u32> = lone.map(|(conn, _)| *conn).collect();
+        lone.into_iter().for_each(|conn| self.renew(conn, "there is no connection that hears of changes"));
+        if let Some((seq, news)) = self.tracking_mut(id).and_then(|tracking| tracking.asking.take()) {
+            self.ask_privates(id, seq, Some(&news));
+        }
     }
 
     /// Idle leases make way; those that are held do not.
@@ -90,7 +126,25 @@ impl Engine {
         }
     }
 
-    /// The same without waiting for it.
+    /// PING of a client that tracks: its answer comes behind whatever a shard has said before, so that a client
+    /// knows after it what it has to forget. None: there is no shard to ask.
+    pub(in crate::engine) fn ping_privates(&mut self, id: u32, request: &Request<'_>) -> Option<Flow> {
+        let is_up = |conn: &&u32| self.conns[**conn as usize].link == Link::Up;
+        let conns: Vec<u32> = self.tracking(id)?.conns.iter().filter(is_up).copied().collect();
+        if conns.is_empty() || !request.row.takes(request.args.len()) || request.args.len() > 2 {
+            return None;
+        }
+        let kind = Kind::Every { every: Every::Same, args: Vec::new() };
+        let merge = Merge::new(kind, conns.len(), false);
+        let seq = self.clients[id as usize].open(State::Merge(Box::new(merge)), Class::Local, self.now);
+        for (part, conn) in conns.into_iter().enumerate() {
+            self.expect(conn, id, seq, part as u16, false);
+            self.conns[conn as usize].out.push(request.frame);
+        }
+        Some(Flow::Taken)
+    }
+
+    /// As `ask_privates`, without waiting for it.
     pub(super) fn tell_privates(&mut self, id: u32, news: &Mode) {
         let conns = self.tracking(id).map_or_else(Vec::new, |tracking| tracking.conns.clone());
         for conn in conns {
@@ -146,6 +200,7 @@ impl Engine {
         if mem::take(&mut self.conns[conn as usize].waits_for_sink) {
             self.orders.push_back(Order::Connect { conn, shard });
         }
+        self.ask_with_sinks(client);
     }
 
     /// A connection of a client that tracks broke: what the server remembered of it is gone.
@@ -165,12 +220,15 @@ impl Engine {
                     self.close_private(conn);
                 }
             }
-            Use::Sink { client } if was_up => {
+            Use::Sink { client } if !was_up => self.ask_with_sinks(client),
+            Use::Sink { client } => {
                 // What is read until it is back would not be heard of.
                 let shard = state.shard.0 as usize;
-                if let Some(conn) = self.tracking(client).map(|tracking| tracking.conns[shard]) {
+                let is_used = |tracking: &&Tracking| tracking.sinks.get(shard) == Some(&conn);
+                if let Some(conn) = self.tracking(client).filter(is_used).map(|tracking| tracking.conns[shard]) {
                     self.renew(conn, "the connection that hears of changes broke");
                 }
+                self.ask_with_sinks(client);
             }
             _ => {}
         }
@@ -209,7 +267,7 @@ impl Engine {
     pub(in crate::engine) fn end_tracking(&mut self, tracking: Tracking) {
         self.tracked.count -= 1;
         self.metrics.clients_tracking.set(self.tracked.count);
-        for conn in tracking.conns.into_iter().chain(tracking.sinks) {
+        for conn in tracking.conns.into_iter().chain(tracking.sinks).chain(tracking.sinks_left) {
             let Some(state) = self.conns.get_mut(conn as usize) else { continue };
             match &mut state.purpose {
                 Use::Private { client, busy: true } if !state.fifo.is_empty() => *client = NOBODY,
@@ -227,8 +285,8 @@ impl Engine {
         }
     }
 
-    fn close_private(&mut self, conn: u32) {
-        let mut state = self.conns.remove(conn as usize);
+    pub(super) fn close_private(&mut self, conn: u32) {
+        let Some(mut state) = self.conns.try_remove(conn as usize) else { return };
         self.shards[state.shard.0 as usize].leases -= 1;
         if state.is_linked() {
             self.metrics.backends[state.shard.0 as usize].connections.dec();
