@@ -33,6 +33,8 @@ const RULES: &[(&str, Rule)] = &[
     ("number_of_functions", Rule::Max),
     ("number_of_libraries", Rule::Max),
     ("active_defrag_running", Rule::Max),
+    // A prefix is told to every shard.
+    ("tracking_total_prefixes", Rule::Max),
     ("current_save_keys_processed", Rule::Sum),
     ("current_save_keys_total", Rule::Sum),
     ("rdb_changes_since_last_save", Rule::Sum),
