@@ -9,6 +9,7 @@
 //! received, and writes what lies in the `out` of everything that was marked dirty. News for the
 //! driver (connect, close) are [`Order`]s. Everything below is one thread's; nothing here blocks.
 
+mod aside;
 mod busy;
 mod client;
 mod clock;
@@ -253,6 +254,8 @@ struct ShardState {
     shared: [u32; 2],
     /// Shared connections to other databases.
     others: HashMap<(Proto, u32), u32>,
+    /// Further ones, over which nothing goes but what went there before.
+    spares: Vec<u32>,
     /// Leases that nobody holds.
     idle: Vec<u32>,
     /// Leases there are.
@@ -686,6 +689,7 @@ impl ShardState {
         Self {
             shared: [NONE; 2],
             others: HashMap::new(),
+            spares: Vec::new(),
             idle: Vec::new(),
             leases: 0,
             reserve: Reserve::default(),

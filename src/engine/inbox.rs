@@ -7,6 +7,11 @@ use super::out::LARGE_BYTES;
 
 /// A large frame's buffer starts with this and grows as its bytes arrive: a length is only a claim.
 const FIRST_BYTES: usize = 1024 * 1024;
+/// Who has sent this much of a frame will send the rest: it gets its place at once, and is not moved
+/// again.
+const TRUSTED_BYTES: usize = 16 * 1024 * 1024;
+/// What one read may bring, so that others have their turn.
+const FILL_BYTES_MAX: usize = 256 * 1024;
 
 #[derive(Debug, Default)]
 pub(super) struct Inbox {
@@ -28,6 +33,11 @@ impl Inbox {
 
     pub(super) fn bytes(&self) -> &[u8] {
         &self.buf
+    }
+
+    /// What is still to come of the frame at the front, as far as is known.
+    pub(super) fn missing(&self) -> usize {
+        self.need.saturating_sub(self.buf.len())
     }
 
     /// The scanner can say something new.
@@ -69,13 +79,14 @@ impl Inbox {
     /// Where the rest of a large frame is to be received, and nothing behind it; None when there is
     /// little to come: read that elsewhere and [`keep`](Self::keep) it.
     pub(super) fn direct(&mut self) -> Option<impl BufMut + '_> {
-        let missing = self.need.saturating_sub(self.buf.len());
+        let missing = self.missing();
         if missing < LARGE_BYTES {
             return None;
         }
         if self.buf.capacity() == self.buf.len() {
-            self.buf.reserve(missing.min(self.buf.len().max(FIRST_BYTES)));
+            let trusted = if self.buf.len() < TRUSTED_BYTES { self.buf.len().max(FIRST_BYTES) } else { missing };
+            self.buf.reserve(missing.min(trusted));
         }
-        Some((&mut self.buf).limit(missing))
+        Some((&mut self.buf).limit(missing.min(FILL_BYTES_MAX)))
     }
 }

@@ -75,6 +75,7 @@ impl Engine {
             );
             return self.reconnect(id);
         }
+        let base = self.is_base(id);
         let conn = &mut self.conns[id as usize];
         let fields: Vec<&[u8]> = elements(reply).collect();
         let version = fields.chunks(2).find(|pair| pair[0].ends_with(b"\r\nversion\r\n"));
@@ -94,7 +95,7 @@ impl Engine {
         if conn.greetings_left == 0 {
             conn.link = Link::Up;
             conn.was_up = true;
-            if conn.purpose == Use::Shared && conn.proto == Proto::Resp2 && conn.db == 0 {
+            if base {
                 self.metrics.backends[conn.shard.0 as usize].up.set(1);
             }
             let (purpose, shard) = (conn.purpose, conn.shard);
@@ -102,7 +103,10 @@ impl Engine {
             match purpose {
                 Use::Hub => self.hub_up(shard),
                 Use::Track => self.track_up(shard),
-                Use::Shared => self.waiting_up(shard),
+                Use::Shared => {
+                    self.waiting_up(shard);
+                    self.spare_up(id);
+                }
                 Use::Sink { client } => self.sink_up(client, shard),
                 Use::Lease { .. } | Use::Party(_) | Use::Private { .. } | Use::Probe => {}
             }
@@ -113,6 +117,7 @@ impl Engine {
 
     /// The socket could not be connected, or broke. Everybody who waits for it is told.
     pub fn conn_lost(&mut self, id: u32, fault: Fault, trouble: &str) {
+        let base = self.is_base(id);
         let Some(conn) = self.conns.get_mut(id as usize) else { return };
         let shard = conn.shard;
         let backend = &self.metrics.backends[shard.0 as usize];
@@ -126,7 +131,6 @@ impl Engine {
         if conn.is_linked() {
             backend.connections.dec();
         }
-        let base = conn.purpose == Use::Shared && conn.proto == Proto::Resp2 && conn.db == 0;
         if base {
             backend.up.set(0);
         }

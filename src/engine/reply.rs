@@ -32,6 +32,7 @@ impl Engine {
                 {
                     conn.inbox.needs(need);
                     conn.inbox.keep(&bytes[used..]);
+                    self.make_way(id);
                 }
             }
             Err(error) => self.conn_broken(id, error),
@@ -78,6 +79,7 @@ impl Engine {
         }
         if let Some(conn) = self.conns.get_mut(id as usize) {
             conn.inbox = inbox;
+            self.make_way(id);
         }
     }
 

@@ -332,7 +332,10 @@ impl Engine {
         self.expect(conn, client, seq, part, slow);
         let out = &mut self.conns[conn as usize].out;
         match request.owned {
-            Some(bytes) => out.hand_over(bytes.clone()),
+            Some(bytes) => {
+                out.hand_over(bytes.clone());
+                self.make_way(conn);
+            }
             None => out.push(request.frame),
         }
     }
