@@ -431,6 +431,7 @@ impl Engine {
         self.metrics.clients.dec();
         client.out.clear();
         client.out.retire(&mut self.pool);
+        self.hub.publishers.remove(&id);
         if let Some(mut session) = client.session.take() {
             self.end_subscriptions(id, &session);
             if session.monitors {

@@ -68,11 +68,16 @@ fn drive(file: &str, proxy: &Proxy, jobs: usize, mut stop: impl FnMut() -> bool)
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         command.env("REDIS_PORT", proxy.address().port().to_string()).env("JOBS", jobs.to_string());
         command.env("EXECUTED", &executed).env("MODULES", installed().join("node"));
-        command.env("PYTHONDONTWRITEBYTECODE", "1");
+        command.env("PYTHONDONTWRITEBYTECODE", "1").env("PYTHONUNBUFFERED", "1").env("PYTHONFAULTHANDLER", "1");
         // Its workers are of its group, and end with it.
         command.process_group(0);
     });
     let status = poll(RUN_TIME_MAX, || driver.ended().map(Some).or_else(|| stop().then_some(None)));
+    if status.is_none() {
+        // Python's drivers tell where they hang.
+        driver.signal("ABRT");
+        _ = driver.wait(Duration::from_secs(2));
+    }
     let group = format!("kill -KILL -{}", driver.id());
     // Nobody is left of a group that has ended.
     let _ = Command::new("sh").args(["-c", &group]).stderr(Stdio::null()).status().unwrap();

@@ -285,6 +285,25 @@ fn what_is_published_after_the_confirmation_arrives() {
     }
 }
 
+/// Who does not wait for the confirmation, and tells others to publish, is heard by a single server all
+/// the same.
+#[test]
+fn what_is_published_behind_a_subscription_under_way_arrives() {
+    let shards = shards(3);
+    let proxy = Proxy::over(&shards).start();
+    let mut publisher = proxy.client();
+    for round in 0..200 {
+        let channel = format!("under way:{round}");
+        let mut client = proxy.client();
+        let (verb, name) =
+            if round % 2 == 0 { ("SUBSCRIBE", channel.clone()) } else { ("PSUBSCRIBE", format!("{channel}*")) };
+        client.send(&[verb, &name]);
+        assert_eq!(publisher.call(&["PUBLISH", &channel, "x"]), Value::Int(1), "round {round}");
+        client.reply();
+        assert_eq!(payload(&mut client), "x", "round {round}");
+    }
+}
+
 #[test]
 fn each_publishers_messages_keep_their_order() {
     let shards = shards(3);

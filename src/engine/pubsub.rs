@@ -8,8 +8,9 @@
 //! ```
 //!
 //! A client gets no message of a channel before its confirmation, and a message that is published
-//! after the confirmation on a shard that is connected is not missed. A client that does not read is
-//! closed: a server's connection never waits for it.
+//! after the confirmation on a shard that is connected is not missed: a PUBLISH that comes after
+//! SUBSCRIBE, and before its confirmation, waits for that. A client that does not read is closed: a
+//! server's connection never waits for it.
 
 mod board;
 mod glob;
@@ -258,6 +259,9 @@ impl Engine {
         while let Some(waiting) = self.hub.next_ready() {
             self.confirmed(&waiting);
         }
+        for id in self.hub.released() {
+            self.resume.extend(self.clients.get(id as usize).map(|client| (id, client.generation)));
+        }
     }
 
     fn confirmed(&mut self, waiting: &Waiting) {
@@ -447,7 +451,7 @@ impl Engine {
         let timeout = self.options.request_timeout;
         // A server that does not answer is not waited for longer than for any reply.
         while self.hub.queue.front().is_some_and(|waiting| self.now.saturating_sub(waiting.at) >= timeout) {
-            let waiting = self.hub.queue.pop_front();
+            let waiting = self.hub.pop();
             waiting.iter().for_each(|waiting| self.confirmed(waiting));
         }
         self.confirm_ready();

@@ -131,6 +131,10 @@ pub(in super::super) struct Hub {
     /// The clients of each name, by [`Kind`]; never an empty list.
     pub(super) topics: [HashMap<Name, Vec<u32>>; 3],
     pub(super) queue: VecDeque<Waiting>,
+    /// Confirmations that were ever taken from the queue: its front is this one's number.
+    confirmed: u64,
+    /// Clients with a message for somebody who waits, and the number that `confirmed` has to reach.
+    pub(in super::super) publishers: HashMap<u32, u64>,
     /// Clients over the soft limit, and their generations.
     pub(super) slow: Vec<(u32, u32)>,
     /// Clients closed because they did not read.
@@ -170,7 +174,43 @@ impl Hub {
     pub(super) fn next_ready(&mut self) -> Option<Waiting> {
         let front = self.queue.front()?;
         let ready = front.targets.iter().zip(&self.lines).all(|(target, line)| line.heard() >= *target);
-        if ready { self.queue.pop_front() } else { None }
+        if ready { self.pop() } else { None }
+    }
+
+    /// The oldest waiting client, whom nobody lets wait any longer.
+    pub(super) fn pop(&mut self) -> Option<Waiting> {
+        self.confirmed += u64::from(!self.queue.is_empty());
+        self.queue.pop_front()
+    }
+
+    /// Whether a client's message has to wait for subscribers that asked before it came.
+    pub(super) fn must_wait(&mut self, client: u32, kind: Kind, channel: &[u8]) -> bool {
+        if self.queue.is_empty() && self.publishers.is_empty() {
+            return false;
+        }
+        let until = self.publishers.get(&client).copied().or_else(|| {
+            let hears = |(of, name): &(Kind, Name)| match of {
+                Kind::Pattern => kind == Kind::Channel && glob::matches(name, channel),
+                _ => *of == kind && **name == *channel,
+            };
+            let last = self.queue.iter().rposition(|waiting| waiting.added.iter().any(hears))?;
+            Some(self.confirmed + last as u64 + 1)
+        });
+        match until {
+            Some(until) if until > self.confirmed => {
+                self.publishers.insert(client, until);
+                true
+            }
+            _ => {
+                self.publishers.remove(&client);
+                false
+            }
+        }
+    }
+
+    /// Clients whose messages need not wait any longer.
+    pub(super) fn released(&self) -> impl Iterator<Item = u32> + '_ {
+        self.publishers.iter().filter(|(_, until)| **until <= self.confirmed).map(|(client, _)| *client)
     }
 
     /// The shard's connection was lost: nobody waits for what it was asked.

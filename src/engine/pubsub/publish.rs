@@ -28,6 +28,10 @@ impl Engine {
         if conn == NONE {
             return self.answer_down(id, shard, Class::Session);
         }
+        if self.hub.must_wait(id, kind, channel) {
+            // Who subscribed without waiting for the answer hears it, as from a single server.
+            return Flow::Parked(Park::Room);
+        }
         if self.is_full(conn) {
             return self.wait_for(id, conn);
         }
