@@ -295,6 +295,7 @@ fn what_is_published_behind_a_subscription_under_way_arrives() {
     for round in 0..200 {
         let channel = format!("under way:{round}");
         let mut client = proxy.client();
+        assert_eq!(client.call(&["PING"]).text(), "PONG");
         let (verb, name) =
             if round % 2 == 0 { ("SUBSCRIBE", channel.clone()) } else { ("PSUBSCRIBE", format!("{channel}*")) };
         client.send(&[verb, &name]);
