@@ -250,7 +250,8 @@ impl Engine {
         if let Some(slot) = client.slot(seq) {
             slot.mute = false;
         }
-        self.hub.queue.push_back(Waiting { client: id, generation, seq, at, reply, targets, added, refused: None });
+        let (refused, early) = (None, Vec::new());
+        self.hub.queue.push_back(Waiting { client: id, generation, seq, at, reply, targets, added, refused, early });
         Flow::Taken
     }
 
@@ -277,6 +278,10 @@ impl Engine {
             self.finish_with(id, waiting.seq, error);
         } else {
             self.finish_with(id, waiting.seq, &waiting.reply);
+            if let Some(client) = self.clients.get_mut(id as usize).filter(|_| !waiting.early.is_empty()) {
+                client.out.push(&waiting.early);
+                self.mark_client(id);
+            }
         }
         if self.clients.contains(id as usize) {
             self.drop_plain_session(id);
@@ -390,6 +395,15 @@ impl Engine {
             let Some(client) = self.clients.get_mut(*id as usize) else { continue };
             let Some(session) = client.session.as_ref().filter(|_| client.end == End::Open) else { continue };
             if session.subscriptions.awaits(kind, name) {
+                let same = |waiting: &&mut Waiting| (waiting.client, waiting.generation) == (*id, client.generation);
+                let waiting = self.hub.queue.iter_mut().find(same);
+                if let Some(early) = waiting.map(|waiting| &mut waiting.early) {
+                    early.extend_from_slice(if client.proto == Proto::Resp3 { b">" } else { b"*" });
+                    early.extend_from_slice(message.bytes().get(1..).unwrap_or_default());
+                    if early.len() > self.options.subscribers.hard_bytes_max {
+                        slow.push(*id);
+                    }
+                }
                 continue;
             }
             client.out.equip(&mut self.pool);

@@ -122,6 +122,9 @@ pub(super) struct Waiting {
     pub(super) added: Joined,
     /// A server's error, which is the answer then.
     pub(super) refused: Option<Vec<u8>>,
+    /// Messages that came meanwhile from shards which were quicker than others: they count it among
+    /// their receivers.
+    pub(super) early: Vec<u8>,
 }
 
 #[derive(Debug, Default)]

@@ -67,6 +67,7 @@ impl Engine {
             targets,
             added,
             refused: None,
+            early: Vec::new(),
         };
         client.exclusive = true;
         client.session_mut().subscriptions.pending.clone_from(&waiting.added);
