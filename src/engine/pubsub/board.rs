@@ -11,7 +11,7 @@ use std::sync::{PoisonError, RwLock};
 use super::glob;
 use super::hub::{Kind, Name};
 
-/// The subscriptions of all workers, by [`Kind`] and name: each worker's number of clients.
+/// The subscriptions of all workers, by kind and name: each worker's number of clients.
 #[derive(Debug, Default)]
 pub struct Board(RwLock<Topics>);
 
