@@ -9,12 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use support::{Client, Proxy, Random, Redis, Value, shards, until};
-
-/// One request of words.
-fn say(client: &mut Client, line: &str) -> Value {
-    client.call(&line.split(' ').collect::<Vec<_>>())
-}
+use support::{Client, Proxy, Random, Redis, Value, say, shards, until};
 
 fn send(client: &mut Client, line: &str) {
     client.send(&line.split(' ').collect::<Vec<_>>());

@@ -12,20 +12,11 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use support::{Client, Guard, PATIENCE, Proxy, Redis, Value, raw_reply, request, scratch, shards, until};
+use support::{Client, Guard, PATIENCE, Proxy, Redis, Value, check, raw_reply, request, say, scratch, shards, until};
 
 fn proxy() -> Guard {
     static SHARED: OnceLock<(Vec<Redis>, Proxy)> = OnceLock::new();
     Proxy::shared(&SHARED, 3)
-}
-
-fn say(client: &mut Client, line: &str) -> Value {
-    client.call(&line.split(' ').collect::<Vec<_>>())
-}
-
-#[track_caller]
-fn check(client: &mut Client, line: &str, expected: &str) {
-    assert_eq!(format!("{:?}", say(client, line)), expected, "{line}");
 }
 
 // Bad input.

@@ -8,14 +8,10 @@ mod support;
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
-use support::{Client, Proxy, Redis, Value, shards, until};
+use support::{Client, Proxy, Redis, Value, say, shards, until};
 
 /// How long it is quiet when nothing more comes.
 const QUIET: Duration = Duration::from_millis(120);
-
-fn say(client: &mut Client, line: &str) -> Value {
-    client.call(&line.split(' ').collect::<Vec<_>>())
-}
 
 /// All that comes unasked until nothing comes any more.
 fn heard(client: &mut Client) -> Vec<Value> {

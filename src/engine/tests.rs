@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 
 use super::*;
 use crate::metrics::Metrics;
-use crate::resp::{Args, RequestScanner, Scan, request};
+use crate::resp::{Args, Limits, RequestScanner, Scan, request};
 use crate::topology::{Colocate, Endpoint, Kind, Shard, Spec};
 
 mod busy;

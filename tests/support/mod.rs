@@ -25,6 +25,17 @@ pub use redis::{Redis, shards};
 pub use seed::Random;
 pub use value::{Value, raw_reply};
 
+/// One request of words.
+pub fn say(client: &mut Client, line: &str) -> Value {
+    client.call(&line.split(' ').collect::<Vec<_>>())
+}
+
+/// What `line` answers, as a test prints it; `check(&mut client, "GET a", "$-1")`.
+#[track_caller]
+pub fn check(client: &mut Client, line: &str, expected: &str) {
+    assert_eq!(format!("{:?}", say(client, line)), expected, "{line}");
+}
+
 /// How long a test waits for anything that should happen at once.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
