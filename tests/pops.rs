@@ -5,17 +5,27 @@
 
 mod support;
 
+use std::collections::BTreeMap;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use support::{Client, Guard, Proxy, Random, Redis, Value, check, poll, say, shards, until};
+use support::{Client, Guard, PATIENCE, Proxy, Random, Redis, Value, check, poll, say, shards, until};
 
 const QUIET: Duration = Duration::from_millis(50);
 
 fn proxy() -> Guard {
     static SHARED: OnceLock<(Vec<Redis>, Proxy)> = OnceLock::new();
     Proxy::shared(&SHARED, 3)
+}
+
+/// Whether the proxy counts `n` clients in state `flag`.
+fn until_flagged(client: &mut Client, flag: char, n: usize) {
+    until("clients in their state", || {
+        let list = say(client, "CLIENT LIST").text();
+        let flags = list.lines().filter_map(|line| line.split(" flags=").nth(1)?.split(' ').next());
+        flags.filter(|flags| flags.contains(flag)).count() == n
+    });
 }
 
 #[test]

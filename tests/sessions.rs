@@ -19,15 +19,6 @@ fn proxy() -> Guard {
     Proxy::shared(&SHARED, 3)
 }
 
-/// Whether the proxy counts `n` clients in state `flag`.
-fn until_flagged(client: &mut Client, flag: char, n: usize) {
-    until("clients in their state", || {
-        let list = say(client, "CLIENT LIST").text();
-        let flags = list.lines().filter_map(|line| line.split(" flags=").nth(1)?.split(' ').next());
-        flags.filter(|flags| flags.contains(flag)).count() == n
-    });
-}
-
 /// The same lines to a plain server and to the proxy answer the same, to the byte, in both protocols.
 /// `2: GET a` is said by a second client.
 fn same(lines: &[&str]) {
