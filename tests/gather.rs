@@ -6,11 +6,9 @@
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
 
-use support::{Client, Proxy, Random, Redis, Value, check, interval, request, say, shards, until};
+use support::{Client, Proxy, Random, Redis, Value, check, request, say, shards, until};
 
 /// Keys on three shards, three on each, and some that are never there.
 struct Keys(Vec<String>);
@@ -540,7 +538,7 @@ fn many_keys_are_gathered_and_too_many_refused() {
     assert!(say(&mut client, &store(7_899)).text().contains("more than 7900 arguments"));
     let names = |tag: &str, n: usize| (0..n).map(|n| format!(" {{{tag}}}:{n}")).collect::<String>();
     let tagged =
-        (0..).map(|n| format!("t{n}")).find(|tag| place(&proxy, &format!("{{{tag}}}")) != place(&proxy, &a)).unwrap();
+        (0..).map(|n| format!("t{n}")).find(|tag| proxy.place(&format!("{{{tag}}}")) != proxy.place(&a)).unwrap();
     client.call(&["SADD", &format!("{{{tagged}}}:9"), "z"]);
     assert_eq!(say(&mut client, &format!("SUNION {a}{}", names(&tagged, 10_000))).elements().len(), 3);
     let said = say(&mut client, &format!("SUNION {a}{}", names(&tagged, 10_001)));

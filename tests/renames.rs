@@ -32,7 +32,7 @@ fn no_write_is_lost_to_a_rename() {
                 let (proxy, old, news, done, current, pushed) = (&proxy, &old, &news, &done, &current, &pushed);
                 // One of them does not go through the proxy.
                 let direct = at == 2;
-                let shard = place(proxy, old);
+                let shard = proxy.place(old);
                 let mut client = if direct { shards[shard].client() } else { proxy.client() };
                 scope.spawn(move || {
                     for n in 0.. {
@@ -83,13 +83,6 @@ fn no_write_is_lost_to_a_rename() {
         }
         assert!(pushed.len() > 300 && renamed > 10, "{verb}");
     }
-}
-
-/// The number of the shard on which a key lives.
-fn place(proxy: &Proxy, key: &str) -> usize {
-    let said = proxy.client().call(&["RINGWAY", "LOCATE", key]);
-    let name = said.elements()[0].field("shard").unwrap().text();
-    (0..).find(|at| Proxy::shard_name(*at) == name).unwrap()
 }
 
 /// A shard is killed at some moment of a rename: a key is not gone unless the client was told that it

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use support::{Answer, Fake, Proxy, Random, poll, request, say, shards};
+use support::{Answer, Fake, Proxy, Random, check, poll, request, say, shards};
 
 const ACCOUNTS: usize = 12;
 const STAKE: i64 = 1000;

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use ringway::resp::request;
 use ringway::topology::Topology;
 
+use super::judge::{Outcome, frame_len, judge, shown};
 use super::ledger::{Issued, Ledger};
 use super::random::Random;
 use super::server::bulk;
@@ -27,15 +28,15 @@ pub(crate) enum Expect {
 
 #[derive(Debug)]
 pub(crate) struct Pending {
-    expect: Expect,
+    pub(crate) expect: Expect,
     /// Its tokens, by shard.
-    groups: Vec<Vec<u64>>,
+    pub(crate) groups: Vec<Vec<u64>>,
     /// It needs a server, so it may get an error of the proxy's.
-    may_fail: bool,
+    pub(crate) may_fail: bool,
     /// It may wait: a client that half-closes is not owed an answer.
     pub(crate) blocks: bool,
     /// The database that the client is in when it succeeds.
-    db: Option<u32>,
+    pub(crate) db: Option<u32>,
 }
 
 /// A transaction that is being sent.

@@ -2,9 +2,8 @@
 
 use super::client::{Expect, Pending};
 use super::ledger::Ledger;
-use super::server::bulk;
 
-enum Outcome {
+pub(crate) enum Outcome {
     Done,
     /// Not carried out, and rightly said so.
     Undone,
@@ -13,7 +12,7 @@ enum Outcome {
 }
 
 /// Whether `reply` is what the request may get.
-fn judge(pending: &Pending, reply: &[u8], ledger: &mut Ledger) -> Result<Outcome, String> {
+pub(crate) fn judge(pending: &Pending, reply: &[u8], ledger: &mut Ledger) -> Result<Outcome, String> {
     let all: Vec<u64> = pending.groups.concat();
     if let Expect::Exec(items) = &pending.expect {
         return judge_exec(items, &all, reply, ledger);
@@ -172,7 +171,7 @@ fn number(reply: &[u8]) -> u64 {
 
 /// How long the reply at the front of `bytes` is, once it is whole. The client's own eyes: nothing of
 /// the proxy's is used.
-fn frame_len(bytes: &[u8]) -> Option<usize> {
+pub(crate) fn frame_len(bytes: &[u8]) -> Option<usize> {
     let mut at = 0;
     let mut left = 1_i64;
     while left > 0 {
@@ -198,6 +197,6 @@ fn frame_len(bytes: &[u8]) -> Option<usize> {
     Some(at)
 }
 
-fn shown(bytes: &[u8]) -> String {
+pub(crate) fn shown(bytes: &[u8]) -> String {
     String::from_utf8_lossy(&bytes[..bytes.len().min(300)]).escape_debug().to_string()
 }

@@ -92,14 +92,17 @@ impl Proxy {
                 break;
             }
             let key = format!("key:{at}");
-            let place = client.call(&["RINGWAY", "LOCATE", &key]);
-            let name = place.elements()[0].field("shard").unwrap_or_else(|| panic!("{place:?}")).text();
-            let shard = (0..shards).position(|at| Self::shard_name(at) == name).unwrap();
+            let shard = place(&mut client, &key);
             if keys[shard].len() < n {
                 keys[shard].push(key);
             }
         }
         keys
+    }
+
+    /// The number of the shard on which a key lives.
+    pub fn place(&self, key: &str) -> usize {
+        place(&mut self.client(), key)
     }
 
     /// The sum of a metric's samples on the admin port.
@@ -312,4 +315,10 @@ fn without_colours(line: &str) -> String {
         rest = after.split_once('m').map_or("", |(_, after)| after);
     }
     plain + rest
+}
+
+fn place(client: &mut Client, key: &str) -> usize {
+    let said = client.call(&["RINGWAY", "LOCATE", key]);
+    let name = said.elements()[0].field("shard").unwrap_or_else(|| panic!("{said:?}")).text();
+    (0..).find(|at| Proxy::shard_name(*at) == name).unwrap()
 }
