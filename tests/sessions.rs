@@ -5,12 +5,11 @@
 
 mod support;
 
-use std::collections::BTreeMap;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use support::{Client, Guard, PATIENCE, Proxy, Random, Redis, Value, check, poll, say, shards, until};
+use support::{Client, Guard, PATIENCE, Proxy, Redis, Value, check, poll, say, shards, until};
 
 const QUIET: Duration = Duration::from_millis(50);
 
@@ -486,7 +485,7 @@ fn databases_are_apart_for_each_client() {
     }
     for (db, client) in clients.iter_mut().enumerate() {
         let all = client.call(&[&["MGET"][..], &keys.iter().map(String::as_str).collect::<Vec<_>>()].concat());
-        assert!(words(&all).iter().all(|value| *value == format!("in-{db}")), "{all:?}");
+        assert!(all.elements().iter().all(|value| value.text() == format!("in-{db}")), "{all:?}");
         check(client, "DBSIZE", ":3");
     }
     // Changing it in a pipeline, request by request.

@@ -5,9 +5,7 @@
 
 mod support;
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use support::{Answer, Client, Fake, Proxy, Random, Redis, Value, check, poll, request, say, shards, until};
 
