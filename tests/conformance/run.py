@@ -40,8 +40,11 @@ class Lanes:
     def __init__(self, tree: pathlib.Path, logs: pathlib.Path, count: int) -> None:
         self.pool = concurrent.futures.ThreadPoolExecutor(count)
         self.free: queue.SimpleQueue[lane.Lane] = queue.SimpleQueue()
-        for _ in range(count):
-            self.free.put(lane.Lane(tree, logs))
+        for number in range(count):
+            # The same file may run in two lanes at once.
+            own = logs / f"lane-{number}"
+            own.mkdir(parents=True, exist_ok=True)
+            self.free.put(lane.Lane(tree, own))
 
     def submit(self, *arguments: object) -> concurrent.futures.Future:
         def work() -> lane.Result:
@@ -147,7 +150,6 @@ def run(tree: pathlib.Path, settings: list[lane.Setting], options: argparse.Name
     if not options.unit:
         shutil.rmtree(logs, ignore_errors=True)
         print("".join(f"{checksum}  {path}\n" for path, checksum in checksums.items()), end="")
-    logs.mkdir(parents=True, exist_ok=True)
     whole = hashlib.sha256("".join(f"{c} {p}\n" for p, c in checksums.items()).encode()).hexdigest()
     os.environ.setdefault("RINGWAY", str(suite.ROOT / "target/debug/ringway"))
     lanes = Lanes(tree, logs, options.lanes)
