@@ -8,68 +8,16 @@ were sent, and every key read must have been found. A slow clock never fails; a 
 """
 
 import argparse
-import collections
 import dataclasses
 import json
 import pathlib
-import signal
-import sys
 import time
 
 import counts
 import figures
+import load
 import rig
-from counts import CLIENTS, fill, load, say
 from figures import ROWS, Row, Sample
-
-
-class Counters:
-    """What the servers counted, summed: calls by command, keys found, keys missed."""
-
-    def __init__(self, backends: list[int]) -> None:
-        self.sums: collections.Counter[str] = collections.Counter()
-        for port in backends:
-            with rig.Client(port) as client:
-                info = figures.parse_info(client.call("INFO", "everything").decode())
-            self.sums["hits"] += int(info["keyspace_hits"])
-            self.sums["misses"] += int(info["keyspace_misses"])
-            for name, value in info.items():
-                if name.startswith("cmdstat_"):
-                    self.sums[name.removeprefix("cmdstat_")] += int(value.split(",")[0].removeprefix("calls="))
-
-    def check(self, before: "Counters", row: Row, requests: int) -> list[str]:
-        """What is wrong with the counts between `before` and now; empty when all is well."""
-        def delta(name: str) -> int:
-            return self.sums[name] - before.sums[name]
-        found = []
-        if row.keys == 1 and delta(row.command) != requests:
-            found.append(f"{requests} {row.command} sent, the servers saw {delta(row.command)}")
-        # A split command arrives in pieces, never in fewer than were sent.
-        if row.keys > 1 and delta(row.command) + delta(row.command.removeprefix("m")) < requests:
-            found.append(f"{requests} {row.command} sent, the servers saw {delta(row.command)}")
-        if not row.writes and (delta("hits"), delta("misses")) != (requests * row.keys, 0):
-            found.append(f"{requests * row.keys} keys asked, {delta('hits')} found, {delta('misses')} missed")
-        return found
-
-
-def sample(proxy: rig.Proxy, row: Row, requests: int, where: rig.Rig, pinning: str, turn: int) -> Sample:
-    before = Counters(where.backends)
-    counted = rig.requests_counted(proxy, row.command) if proxy.name == "ringway" else 0
-    if proxy.pid:
-        rig.forget_peak(proxy.pid)
-    cpu = rig.cpu_ns(proxy.pid) if proxy.pid else None
-    text = load(proxy, row, requests, where.core)
-    if proxy.pid:
-        cpu = rig.cpu_ns(proxy.pid) - cpu
-    peak = rig.memory_kib(proxy.pid, "VmHWM") if proxy.pid else None
-    # A peer may stand before servers of its own: nothing is known of their counters.
-    if proxy.process or proxy.name == "direct":
-        wrong = Counters(where.backends).check(before, row, requests)
-        if proxy.name == "ringway" and (own := rig.requests_counted(proxy, row.command) - counted) != requests:
-            wrong.append(f"{requests} {row.command} sent, ringway_requests_total grew by {own}")
-        if wrong:
-            raise rig.Broken(f"{proxy.name}, {row.name}, {pinning}: {'; '.join(wrong)}")
-    return Sample(pinning, turn, row.name, proxy.name, requests, *figures.parse_csv(text), cpu, peak)
 
 
 def measure(options: argparse.Namespace, pinning: str, rows: list[Row]) -> tuple[list[Sample], dict[str, str]]:
@@ -77,22 +25,22 @@ def measure(options: argparse.Namespace, pinning: str, rows: list[Row]) -> tuple
     core = rig.last_core() if pinning == "pinned" else None
     with rig.Rig(core) as where:
         where.start_backends()
-        fill(where.backends, rows)
+        load.fill(where.backends, rows)
         proxies = {kind: where.start(kind) for kind in options.proxies}
         proxies |= {peer.name: peer for peer in options.peer}
         versions = {name: proxy.version for name, proxy in proxies.items()}
         for proxy in proxies.values():
             for row in rows:
-                load(proxy, row, row.requests(options.requests // 10), core)
+                load.send(proxy, row, row.requests(options.requests // 10), core)
         samples = []
         for turn in range(options.rounds):
             for row in rows:
                 for name in figures.order(list(proxies), turn):
-                    taken = sample(proxies[name], row, row.requests(options.requests), where, pinning, turn)
+                    taken = load.sample(proxies[name], row, row.requests(options.requests), where, turn)
                     samples.append(taken)
                     with open(options.raw, "a") as out:
                         out.write(json.dumps(dataclasses.asdict(taken)) + "\n")
-            say(f"{pinning}: round {turn + 1} of {options.rounds}")
+            rig.say(f"{pinning}: round {turn + 1} of {options.rounds}")
         return samples, versions
 
 
@@ -100,18 +48,16 @@ def render(options: argparse.Namespace, rows: list[Row], samples: list[Sample], 
            syscalls: dict[str, dict[str, float]], instructions: dict[str, dict[str, float]], seconds: float) -> str:
     names, proxies = [row.name for row in rows], list(versions)
     parts = [
-        "# Ringway beside others\n",
-        f"One run of `make bench`, {time.strftime('%Y-%m-%d')}, {seconds / 60:.0f} minutes. "
-        f"Machine: {rig.machine()}.\n",
+        rig.heading("Ringway beside others", "bench", seconds),
         "\n".join(f"- {name}: {version or 'not started here'}" for name, version in versions.items()) + "\n",
-        f"{options.rounds} rounds, A B B A; {CLIENTS} clients; one worker each; three Redis servers behind every "
+        f"{options.rounds} rounds, A B B A; {rows[0].clients} clients; one worker each; three Redis servers behind every "
         "proxy (`direct`: one, no proxy). haproxy relays bytes in TCP mode: it reads no request and shards nothing. "
         "A cell is the median and, in brackets, the least and the most; a ratio is that of the two samples of the "
         "same round. `pinned`: proxy, servers and load share one core; `unpinned`: the kernel places them. Every "
         "sample's requests were counted by the servers, and every key read was found.\n",
     ]
-    if lines := figures.verdicts(samples, rows):
-        parts.append("\n".join(f"- {line}" for line in lines) + "\n")
+    if lines := figures.verdicts(samples, syscalls.get(figures.SUBJECT, {})):
+        parts.append(figures.bullets(lines))
     for pinning in dict.fromkeys(s.pinning for s in samples):
         taken = figures.select(samples, pinning=pinning)
         parts += [f"## CPU seconds of the proxy per million requests, {pinning}\n",
@@ -161,8 +107,7 @@ def arguments() -> argparse.Namespace:
     options = parser.parse_args()
     if options.quick:
         options.rounds, options.requests = 1, 5_000
-    rig.RAW.mkdir(exist_ok=True)
-    options.raw = rig.RAW / time.strftime("samples-%Y%m%d-%H%M%S.jsonl")
+    options.raw = rig.raw_file()
     return options
 
 
@@ -181,18 +126,15 @@ def main() -> int:
             if kind not in ("direct", "envoy") and options.instructions:
                 instructions[kind] = counts.instructions(kind, rows)
     except rig.Broken as err:
-        say(f"compare: {err}")
+        rig.say(f"compare: {err}")
         return 1
     text = render(options, rows, samples, versions, syscalls, instructions, time.monotonic() - start)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(text)
-    say(f"{options.out} is written; raw samples: {options.raw}")
-    for line in figures.verdicts(samples, rows):
-        print(line)
+    rig.say(f"{options.out} is written; raw samples: {options.raw}")
+    print("\n".join(figures.verdicts(samples, syscalls.get(figures.SUBJECT, {}))))
     return 0
 
 
 if __name__ == "__main__":
-    # So that a polite end takes the servers along.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    sys.exit(main())
+    rig.run(main)

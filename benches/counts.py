@@ -10,15 +10,12 @@ the file, and one that grew by more than its tolerance fails.
 import argparse
 import json
 import pathlib
-import signal
 import subprocess
-import sys
 
 import figures
+import load
 import rig
 
-CLIENTS = 50
-LOAD_SECONDS_MAX = 120.0
 # Requests of the passes, in figures.Row's units.
 SYSCALL_UNIT = 4_000
 INSTRUCTION_UNIT = 2_000
@@ -31,58 +28,15 @@ FILE = rig.ROOT / "benches/COUNTS.json"
 TOLERANCE = {"engine": 0.02, "instructions": 0.08, "syscalls": 0.15}
 
 
-def load(proxy: rig.Proxy, row: figures.Row, requests: int, core: int | None) -> str:
-    """Sends exactly `requests` requests; returns the load generator's CSV."""
-    argv = ["redis-benchmark", "-h", proxy.host, "-p", str(proxy.port), "-c", str(CLIENTS), "-n", str(requests),
-            "-P", str(row.pipeline), "-r", str(row.keyspace), "--csv", *row.words()]
-    try:
-        done = subprocess.run(rig.pinned(argv, core), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                              stderr=subprocess.PIPE, text=True, timeout=LOAD_SECONDS_MAX)
-    except subprocess.TimeoutExpired as err:
-        raise rig.Broken(f"{proxy.name}, {row.name}: not done after {LOAD_SECONDS_MAX:.0f} s") from err
-    if done.returncode != 0:
-        raise rig.Broken(f"{proxy.name}, {row.name}: {(done.stderr or done.stdout).strip()[-300:]}")
-    return done.stdout
-
-
-def fill(backends: list[int], rows: list[figures.Row]) -> None:
-    """Every key on every server, so that any placement finds it."""
-    for prefix, count, size in sorted({(row.prefix, row.keyspace, row.size) for row in rows}):
-        step = max(1, min(1_000, 4_000_000 // size))
-        value = b"x" * size
-        for port in backends:
-            with rig.Client(port) as client:
-                for start in range(0, count, step):
-                    pairs = [part for i in range(start, min(start + step, count))
-                             for part in (b"%b:%012d" % (prefix.encode(), i), value)]
-                    client.call("MSET", *pairs)
-
-
 def syscalls(kind: str, rows: list[figures.Row]) -> dict[str, float]:
     """System calls per request while strace watches; it slows the proxy, which makes its batches
     larger, alike for all."""
-    counts = {}
     with rig.Rig(rig.last_core()) as where:
         where.start_backends()
-        fill(where.backends, rows)
+        load.fill(where.backends, rows)
         proxy = where.start(kind)
-        for row in rows:
-            requests = row.requests(SYSCALL_UNIT)
-            out = where.dir / "strace.txt"
-            out.unlink(missing_ok=True)
-            tracer = subprocess.Popen(["strace", "-f", "-c", "-o", str(out), "-p", str(proxy.pid)],
-                                      stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-            try:
-                # It says "Process N attached" for each thread; the first line is enough to begin.
-                if b"attached" not in (line := tracer.stderr.readline()):
-                    raise rig.Broken(f"strace: {line.decode().strip()}")
-                load(proxy, row, requests, where.core)
-            finally:
-                tracer.send_signal(signal.SIGINT)
-                tracer.stderr.read()
-                tracer.wait()
-            counts[row.name] = figures.parse_syscalls(out.read_text()) / requests
-    return counts
+        return {row.name: load.traced(proxy, row, requests, where) / requests
+                for row in rows for requests in [row.requests(SYSCALL_UNIT)]}
 
 
 def callgrind(out: pathlib.Path) -> list[str]:
@@ -98,22 +52,18 @@ def instructions(kind: str, rows: list[figures.Row], keep: pathlib.Path | None =
         for requests in (short, long):
             with rig.Rig(rig.last_core()) as where:
                 where.start_backends()
-                fill(where.backends, [row])
+                load.fill(where.backends, [row])
                 out = where.dir / "callgrind.out"
                 proxy = where.start(kind, callgrind(out))
-                load(proxy, row, requests, where.core)
+                load.send(proxy, row, requests, where.core)
                 rig.end(proxy.process, patience=60)
                 totals.append(figures.parse_instructions(out.read_text()))
                 if keep:
                     keep.mkdir(parents=True, exist_ok=True)
                     (keep / f"{row.name}.{requests}.callgrind").write_text(out.read_text())
         counts[row.name] = (totals[1] - totals[0]) / (long - short)
-        say(f"{kind}, {row.name}: {counts[row.name]:,.0f} instructions per request")
+        rig.say(f"{kind}, {row.name}: {counts[row.name]:,.0f} instructions per request")
     return counts
-
-
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def engine() -> dict[str, float]:
@@ -173,7 +123,7 @@ def main() -> int:
     try:
         now = {kind: takers[kind]() for kind in options.only or TOLERANCE}
     except (rig.Broken, subprocess.CalledProcessError) as err:
-        say(f"counts: {err}")
+        rig.say(f"counts: {err}")
         return 1
     kept = json.loads(FILE.read_text()) if FILE.exists() else {}
     lines, wrong = compared(kept, now)
@@ -184,13 +134,11 @@ def main() -> int:
         FILE.write_text(json.dumps(kept | rounded, indent=2) + "\n")
         return 0
     for line in wrong:
-        say(f"counts: {line}")
+        rig.say(f"counts: {line}")
     if wrong:
-        say("counts: if it is meant, record it: python3 benches/counts.py --write")
+        rig.say("counts: if it is meant, record it: python3 benches/counts.py --write")
     return 1 if wrong else 0
 
 
 if __name__ == "__main__":
-    # So that a polite end takes the servers along.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    sys.exit(main())
+    rig.run(main)

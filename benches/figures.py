@@ -7,6 +7,10 @@ import statistics
 SMALL, LARGE = 3, 20_000
 # Distinct keys: few enough that 20 kB values of all of them fit three servers easily.
 SMALL_KEYS, LARGE_KEYS = 100_000, 1_000
+# redis-benchmark writes that many digits for __rand_int__: no key is shorter.
+NUMBER_BYTES = 12
+# Whose promises BARS are.
+SUBJECT = "ringway"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,10 +25,17 @@ class Row:
     keys: int = 1
     # Requests per sample, in units of --requests: fast rows need more for the same time.
     factor: float = 1.0
+    clients: int = 50
+    key_bytes: int = 16
+    resp3: bool = False
+    # Threads of the load generator.
+    threads: int = 1
 
     @property
     def prefix(self) -> str:
-        return "key" if self.size == SMALL else "big"
+        """What stands before the number in a key."""
+        width = self.key_bytes - NUMBER_BYTES
+        return ("key:" if self.size == SMALL else "big:").rjust(width, "x")[:width]
 
     @property
     def keyspace(self) -> int:
@@ -34,19 +45,14 @@ class Row:
     def writes(self) -> bool:
         return self.command in ("set", "mset")
 
-    @property
-    def barred(self) -> bool:
-        """Whether the promises of BARS speak of this row."""
-        return self.size == SMALL and self.keys == 1
-
     def words(self) -> list[str]:
         """The request as redis-benchmark wants it: it puts a number for __rand_int__."""
-        one = [f"{self.prefix}:__rand_int__"] + (["x" * self.size] if self.writes else [])
+        one = [f"{self.prefix}__rand_int__"] + (["x" * self.size] if self.writes else [])
         return [self.command, *(one * self.keys)]
 
     def requests(self, unit: int) -> int:
         """A multiple of what all clients send at once, so that exactly so many are sent."""
-        return max(round(unit * self.factor / self.pipeline), 50) * self.pipeline
+        return max(round(unit * self.factor / self.pipeline), self.clients) * self.pipeline
 
 
 ROWS = (
@@ -96,14 +102,33 @@ class Spread:
 
 @dataclasses.dataclass(frozen=True)
 class Bar:
-    """A promise: the CPU of `subject` per request is at most `most` times that of `other`."""
+    """A promise: at `rows`, SUBJECT's CPU per request is at most `most` times that of `peer`."""
 
-    subject: str
-    other: str
+    rows: tuple[str, ...]
+    pinning: str
+    peer: str
     most: float
 
 
-BARS = (Bar("ringway", "nutcracker", 1.0), Bar("ringway", "haproxy", 1.25))
+EVERY = tuple(row.name for row in ROWS)
+SHORT = ("GET P1", "SET P1", "GET P16", "SET P16", "GET P64", "SET P64")
+BARS = (
+    Bar(SHORT[:2], "pinned", "nutcracker", 0.75),
+    Bar(SHORT[2:4], "pinned", "nutcracker", 0.20),
+    Bar(SHORT[4:], "pinned", "nutcracker", 0.10),
+    Bar(("GET 20 kB",), "pinned", "nutcracker", 0.75),
+    Bar(("SET 20 kB",), "pinned", "nutcracker", 0.80),
+    Bar(("MGET 10", "MSET 10"), "pinned", "nutcracker", 0.50),
+    Bar(SHORT[:2], "unpinned", "haproxy", 0.80),
+    Bar(SHORT[2:4], "unpinned", "haproxy", 1.05),
+    Bar(SHORT[4:], "unpinned", "haproxy", 1.10),
+    Bar(EVERY, "pinned", "nutcracker", 1.0),
+    Bar(EVERY, "unpinned", "nutcracker", 1.0),
+    Bar(SHORT, "pinned", "haproxy", 1.25),
+    Bar(SHORT, "unpinned", "haproxy", 1.25),
+)
+# System calls of SUBJECT per request.
+SYSCALL_BARS = {"GET P1": 2.75, "GET P16": 0.21}
 
 
 def number(value: float) -> str:
@@ -176,17 +201,17 @@ def table(head: list[str], lines: list[list[str]]) -> str:
 
 
 def cpu_table(samples: list[Sample], rows: list[str], proxies: list[str]) -> str:
-    """CPU seconds per million requests, and the ratios of every bar whose parties took part."""
-    bars = [bar for bar in BARS if bar.subject in proxies and bar.other in proxies]
+    """CPU seconds per million requests, and the ratios to every peer of BARS that took part."""
+    peers = [peer for peer in dict.fromkeys(bar.peer for bar in BARS) if {SUBJECT, peer} <= set(proxies)]
     burning = [name for name in proxies if any(s.cpu is not None for s in select(samples, proxy=name))]
-    head = ["", *burning, *(f"{bar.subject} / {bar.other}" for bar in bars)]
+    head = ["", *burning, *(f"{SUBJECT} / {peer}" for peer in peers)]
     lines = []
     for row in rows:
         line = [row]
         for name in burning:
             line.append(str(spread([s.cpu for s in select(samples, row=row, proxy=name)])))
-        for bar in bars:
-            line.append(str(spread(ratios(select(samples, row=row), bar.subject, bar.other))))
+        for peer in peers:
+            line.append(str(spread(ratios(select(samples, row=row), SUBJECT, peer))))
         lines.append(line)
     return table(head, lines)
 
@@ -215,22 +240,36 @@ def memory_table(samples: list[Sample], rows: list[str], proxies: list[str]) -> 
     return table(["", *known], lines)
 
 
-def verdicts(samples: list[Sample], rows: list[Row]) -> list[str]:
-    """One line for each bar and pinning: where it holds and where it does not."""
+def verdict(promise: str, found: dict[str, float], most: float) -> str:
+    """One line for a promise, which has {} where the limit stands: whether all that was found keeps to it."""
+    over = [f"{name} {beside(value)}" for name, value in found.items() if value > most]
+    largest = max(found, key=found.__getitem__)
+    held = f"NOT: {', '.join(over)}" if over else f"holds (largest {beside(found[largest])}, {largest})"
+    return f"{promise.format(f'{most:,g}')}: {held}"
+
+
+def beside(value: float) -> str:
+    """A figure to stand beside its limit: one digit more than elsewhere tells 0.752 from 0.75."""
+    return f"{value:.3f}" if value < 10 else number(value)
+
+
+def verdicts(samples: list[Sample], syscalls: dict[str, float]) -> list[str]:
+    """A line for each bar, by the medians of the rows that were measured; `syscalls` are SUBJECT's."""
     lines = []
     for bar in BARS:
-        for pinning in dict.fromkeys(s.pinning for s in samples):
-            found = {}
-            for row in rows:
-                both = ratios(select(samples, pinning=pinning, row=row.name), bar.subject, bar.other)
-                if row.barred and both:
-                    found[row.name] = statistics.median(both)
-            if not found:
-                continue
-            over = [f"{name} {number(ratio)}" for name, ratio in found.items() if ratio > bar.most]
-            lines.append(
-                f"CPU per request of {bar.subject} at most {bar.most} x {bar.other}, {pinning}: "
-                + (f"NOT at {', '.join(over)}" if over else f"holds at all {len(found)} rows")
-                + f" (largest {number(max(found.values()))})"
-            )
+        found = {}
+        for row in bar.rows:
+            if both := ratios(select(samples, pinning=bar.pinning, row=row), SUBJECT, bar.peer):
+                found[row] = statistics.median(both)
+        if found:
+            rows = "every row" if bar.rows == EVERY else ", ".join(bar.rows)
+            promise = f"{bar.pinning}, {rows}: CPU per request at most {{}} of {bar.peer}'s"
+            lines.append(verdict(promise, found, bar.most))
+    for row, most in SYSCALL_BARS.items():
+        if row in syscalls:
+            lines.append(verdict("system calls per request at most {}", {row: syscalls[row]}, most))
     return lines
+
+
+def bullets(lines: list[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines) + "\n"

@@ -13,9 +13,11 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 import urllib.request
+from collections.abc import Callable
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 RAW = ROOT / "benches" / "raw"
@@ -38,6 +40,18 @@ class Proxy:
     admin: int | None = None
     version: str = ""
     process: subprocess.Popen | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """How one ringway differs from another, where several stand at once; `settings` are more of its TOML."""
+
+    # Of its files.
+    name: str = "ringway"
+    # The first so many; all, without a number.
+    backends: int | None = None
+    threads: int = 1
+    settings: str = ""
 
 
 class Rig:
@@ -63,48 +77,69 @@ class Rig:
         self._exit.callback(end, child)
         return child
 
-    def ready(self, name: str, port: int, child: subprocess.Popen) -> None:
-        """Waits until a key can be read through `port`."""
+    def ready(self, name: str, port: int, child: subprocess.Popen, *words: str) -> None:
+        """Waits until `port` answers `words`."""
         deadline = time.monotonic() + READY_SECONDS
         while time.monotonic() < deadline:
             if child.poll() is not None:
                 break
             with contextlib.suppress(OSError, Broken):
                 with Client(port) as client:
-                    client.call("GET", "ready")
+                    client.call(*words)
                 return
             time.sleep(0.02)
         tail = (self.dir / f"{name}.log").read_text(errors="replace")[-400:].strip().replace("\n", " | ")
         raise Broken(f"{name} does not answer: {tail}")
 
     def start_backends(self, count: int = 3) -> None:
-        ports = free_ports(count)
-        for i, port in enumerate(ports):
-            child = self.spawn(f"redis-{i}", [
-                "redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
-                "--dir", str(self.dir),
-            ])
-            self.ready(f"redis-{i}", port, child)
-        self.backends = ports
+        self.backends = [self.redis(f"redis-{i}", port) for i, port in enumerate(free_ports(count))]
 
-    def start(self, kind: str, wrap: list[str] | None = None) -> Proxy:
-        """One of KINDS before the backends; `wrap` goes before its command line."""
+    def redis(self, name: str, port: int, *more: str) -> int:
+        """A Redis server that keeps nothing on disk."""
+        child = self.spawn(name, ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "",
+                                  "--appendonly", "no", "--dir", str(self.dir), *more])
+        self.ready(name, port, child, "PING")
+        return port
+
+    def start_cluster(self, masters: int = 3) -> int:
+        """A Redis Cluster with a replica for each master, once all of it agrees; the port of one of its nodes."""
+        ports = free_ports(masters * 4)
+        nodes, buses = ports[: masters * 2], ports[masters * 2 :]
+        for i, (port, bus) in enumerate(zip(nodes, buses, strict=True)):
+            self.redis(f"node-{i}", port, "--cluster-enabled", "yes", "--cluster-port", str(bus),
+                       "--cluster-config-file", f"node-{i}.conf")
+        done = subprocess.run(["redis-cli", "--cluster", "create", *(f"127.0.0.1:{port}" for port in nodes),
+                               "--cluster-replicas", "1", "--cluster-yes"], stdin=subprocess.DEVNULL,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        deadline = time.monotonic() + READY_SECONDS
+        while done.returncode == 0 and time.monotonic() < deadline:
+            if all(in_cluster(port, masters * 2) for port in nodes):
+                return nodes[0]
+            time.sleep(0.1)
+        raise Broken(f"no cluster: {done.stdout.strip()[-300:]}")
+
+    def start(self, kind: str, wrap: list[str] | None = None, setup: Setup = Setup()) -> Proxy:
+        """One of KINDS before the backends; `wrap` goes before its command line, `setup` is ringway's."""
         if kind == "direct":
             return Proxy("direct", "127.0.0.1", self.backends[0], version=first_line("redis-server", "--version"))
         port, admin = free_ports(2)
-        argv, version = getattr(self, f"_{kind}")(port, admin)
-        child = self.spawn(kind, [*(wrap or []), *argv])
-        self.ready(kind, port, child)
+        if kind == "ringway":
+            name, (argv, version) = setup.name, self._ringway(port, admin, setup)
+        else:
+            name, (argv, version) = kind, getattr(self, f"_{kind}")(port, admin)
+        child = self.spawn(name, [*(wrap or []), *argv])
+        self.ready(name, port, child, "GET", "ready")
         return Proxy(kind, "127.0.0.1", port, child.pid, admin, version, child)
 
-    def _ringway(self, port: int, admin: int) -> tuple[list[str], str]:
+    def _ringway(self, port: int, admin: int, setup: Setup) -> tuple[list[str], str]:
         binary = os.environ.get("RINGWAY", str(ROOT / "target/release/ringway"))
         if not os.access(binary, os.X_OK):
             raise Broken(f"{binary} is missing: cargo build --release")
-        config = f'[proxy]\nlisten = ["127.0.0.1:{port}"]\nthreads = 1\n[admin]\nlisten = "127.0.0.1:{admin}"\n'
-        for i, backend in enumerate(self.backends):
+        config = f'[proxy]\nlisten = ["127.0.0.1:{port}"]\nthreads = {setup.threads}\n'
+        config += f'[admin]\nlisten = "127.0.0.1:{admin}"\n'
+        for i, backend in enumerate(self.backends[:setup.backends]):
             config += f'[[backend]]\nname = "s{i}"\naddress = "127.0.0.1:{backend}"\n'
-        path = self.write("ringway.toml", config + self.settings)
+        path = self.write(f"{setup.name}.toml", config + self.settings + setup.settings)
         return [binary, "run", "-c", path], first_line(binary, "--version")
 
     def _nutcracker(self, port: int, admin: int) -> tuple[list[str], str]:
@@ -196,6 +231,15 @@ def request(*words: str | bytes | int) -> bytes:
     return b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%b\r\n" % (len(part), part) for part in parts)
 
 
+def in_cluster(port: int, nodes: int) -> bool:
+    """Whether this node knows all others, all slots are served and, if it is a replica, it follows."""
+    with Client(port) as client:
+        known = client.call("CLUSTER", "INFO").decode()
+        role = client.call("ROLE")
+    return ("cluster_state:ok" in known and f"cluster_known_nodes:{nodes}" in known
+            and (role[0] == b"master" or role[3] == b"connected"))
+
+
 def pinned(argv: list[str], core: int | None) -> list[str]:
     return argv if core is None else ["taskset", "-c", str(core), *argv]
 
@@ -262,11 +306,15 @@ def forget_peak(pid: int) -> None:
         pathlib.Path("/proc", str(pid), "clear_refs").write_text("5")
 
 
+def metrics(proxy: Proxy) -> str:
+    """Ringway's page of that name."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{proxy.admin}/metrics", timeout=10) as answer:
+        return answer.read().decode()
+
+
 def requests_counted(proxy: Proxy, command: str) -> int:
     """What ringway's own counter says about one command."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{proxy.admin}/metrics", timeout=10) as answer:
-        text = answer.read().decode()
-    found = re.search(rf'^ringway_requests_total{{command="{command}"}} (\d+)', text, re.MULTILINE)
+    found = re.search(rf'^ringway_requests_total{{command="{command}"}} (\d+)', metrics(proxy), re.MULTILINE)
     return int(found.group(1)) if found else 0
 
 
@@ -285,3 +333,25 @@ def machine() -> str:
     kib = int(re.search(r"^MemTotal:\s+(\d+)", pathlib.Path("/proc/meminfo").read_text(), re.MULTILINE).group(1))
     return (f"{os.cpu_count()} cores, {cpu.group(1) if cpu else os.uname().machine}, "
             f"{kib / 1048576:.0f} GiB, Linux {os.uname().release.split('-')[0]}")
+
+
+def heading(title: str, target: str, seconds: float) -> str:
+    """The first lines of a page of results."""
+    return (f"# {title}\n\nOne run of `make {target}`, {time.strftime('%Y-%m-%d')}, {seconds / 60:.0f} minutes. "
+            f"Machine: {machine()}.\n")
+
+
+def raw_file() -> pathlib.Path:
+    """Where this run keeps its samples."""
+    RAW.mkdir(exist_ok=True)
+    return RAW / time.strftime("samples-%Y%m%d-%H%M%S.jsonl")
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def run(main: Callable[[], int]) -> None:
+    """Runs a script to its exit code; a polite end takes the servers along."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    sys.exit(main())

@@ -43,6 +43,13 @@ class Rows(unittest.TestCase):
         self.assertEqual(row.words()[1:], ["big:__rand_int__", "x" * 20_000])
         self.assertEqual(row.keyspace, figures.LARGE_KEYS)
 
+    def test_keys_are_as_long_as_said(self):
+        for size in (12, 13, 16, 100, 1024):
+            self.assertEqual(len(Row("", "get", key_bytes=size).prefix) + figures.NUMBER_BYTES, size)
+
+    def test_every_client_of_a_row_asks(self):
+        self.assertEqual(Row("", "get", pipeline=16, clients=500).requests(1), 500 * 16)
+
 
 class Parsing(unittest.TestCase):
     def test_csv(self):
@@ -85,15 +92,26 @@ class Figures(unittest.TestCase):
                    taken("ringway", 2, 100), taken("haproxy", 0, 10, pinning="unpinned")]
         self.assertEqual(figures.ratios(samples, "ringway", "haproxy"), [2.0, 0.5])
 
-    def test_verdict_names_the_row_that_does_not_hold(self):
-        samples = [taken("ringway", 0, 130), taken("haproxy", 0, 100), taken("nutcracker", 0, 200)]
-        self.assertEqual(figures.verdicts(samples, list(ROWS)), [
-            "CPU per request of ringway at most 1.0 x nutcracker, pinned: holds at all 1 rows (largest 0.65)",
-            "CPU per request of ringway at most 1.25 x haproxy, pinned: NOT at GET P1 1.30 (largest 1.30)",
+    def test_a_verdict_names_what_does_not_hold(self):
+        for y, held in ((0.75, "holds (largest 0.750, y)"), (0.752, "NOT: y 0.752")):
+            self.assertEqual(figures.verdict("at most {} of it", {"x": 0.5, "y": y}, 0.75), f"at most 0.75 of it: {held}")
+
+    def test_verdicts_are_by_the_medians_of_what_was_measured(self):
+        samples = [taken("nutcracker", turn, 100) for turn in range(3)]
+        samples += [taken("ringway", turn, cpu) for turn, cpu in enumerate((10, 76, 900))]
+        self.assertEqual(figures.verdicts(samples, {"GET P16": 0.2}), [
+            "pinned, GET P1, SET P1: CPU per request at most 0.75 of nutcracker's: NOT: GET P1 0.760",
+            "pinned, every row: CPU per request at most 1 of nutcracker's: holds (largest 0.760, GET P1)",
+            "system calls per request at most 0.21: holds (largest 0.200, GET P16)",
         ])
 
     def test_verdicts_need_both_parties(self):
-        self.assertEqual(figures.verdicts([taken("nutcracker", 0, 1)], list(ROWS)), [])
+        self.assertEqual(figures.verdicts([taken("nutcracker", 0, 1)], {}), [])
+
+    def test_every_bar_speaks_of_rows_that_exist(self):
+        for bar in figures.BARS:
+            self.assertLessEqual(set(bar.rows), set(figures.EVERY))
+        self.assertLessEqual(set(figures.SYSCALL_BARS), set(figures.EVERY))
 
     def test_tables_have_a_column_for_each_that_took_part(self):
         samples = [taken("direct", 0, None), taken("haproxy", 0, 900_000), taken("ringway", 0, 450_000)]
