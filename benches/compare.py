@@ -9,7 +9,6 @@ were sent, and every key read must have been found. A slow clock never fails; a 
 
 import argparse
 import dataclasses
-import json
 import pathlib
 import time
 
@@ -38,8 +37,7 @@ def measure(options: argparse.Namespace, pinning: str, rows: list[Row]) -> tuple
                 for name in figures.order(list(proxies), turn):
                     taken = load.sample(proxies[name], row, row.requests(options.requests), where, turn)
                     samples.append(taken)
-                    with open(options.raw, "a") as out:
-                        out.write(json.dumps(dataclasses.asdict(taken)) + "\n")
+                    rig.keep(options.raw, dataclasses.asdict(taken))
             rig.say(f"{pinning}: round {turn + 1} of {options.rounds}")
         return samples, versions
 
@@ -129,8 +127,7 @@ def main() -> int:
         rig.say(f"compare: {err}")
         return 1
     text = render(options, rows, samples, versions, syscalls, instructions, time.monotonic() - start)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(text)
+    rig.write(options.out, text)
     rig.say(f"{options.out} is written; raw samples: {options.raw}")
     print("\n".join(figures.verdicts(samples, syscalls.get(figures.SUBJECT, {}))))
     return 0

@@ -2,6 +2,7 @@
 mean. No process, no clock, no file."""
 
 import dataclasses
+import math
 import statistics
 
 SMALL, LARGE = 3, 20_000
@@ -142,6 +143,11 @@ def spread(values: list[float]) -> Spread:
     return Spread(statistics.median(values), min(values), max(values))
 
 
+def rank(values: list[float], part: float) -> float:
+    """The value that so large a part does not exceed, by nearest rank: one that occurred, however few there are."""
+    return sorted(values)[max(0, math.ceil(len(values) * part) - 1)]
+
+
 def order(proxies: list[str], turn: int) -> list[str]:
     """A B, B A, A B, ...: a drift of the machine's speed falls on all alike."""
     return proxies[::-1] if turn % 2 else list(proxies)
@@ -273,3 +279,19 @@ def verdicts(samples: list[Sample], syscalls: dict[str, float]) -> list[str]:
 
 def bullets(lines: list[str]) -> str:
     return "\n".join(f"- {line}" for line in lines) + "\n"
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """One part of a page of results: what was measured, and which promises it keeps."""
+
+    title: str
+    bars: list[str]
+    text: str
+
+
+def page(head: str, sections: list[Section]) -> str:
+    """All bars first, then section by section."""
+    bars = [line for section in sections for line in section.bars]
+    return "\n".join([head, *([bullets(bars)] if bars else []),
+                      *(f"## {section.title}\n\n{section.text}" for section in sections)])

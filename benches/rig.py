@@ -347,6 +347,17 @@ def raw_file() -> pathlib.Path:
     return RAW / time.strftime("samples-%Y%m%d-%H%M%S.jsonl")
 
 
+def keep(raw: pathlib.Path, sample: dict) -> None:
+    """One line of a file of samples."""
+    with open(raw, "a") as out:
+        out.write(json.dumps(sample) + "\n")
+
+
+def write(out: pathlib.Path, text: str) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(text)
+
+
 def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 

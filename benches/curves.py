@@ -1,0 +1,238 @@
+#!/usr/bin/env python3
+"""How ringway's cost grows, and what a client waits for: benches/CURVES.md.
+
+CPU per request over threads, servers, clients, length of keys and rules, beside RESP3 and a page that is
+asked for; latency under a paced load (paced.py); one client with large values (one_client.py). The points
+of a curve are visited in turn, A B C, C B A, round after round. Before a figure counts, the servers' and
+ringway's own counters must show exactly the requests that were sent.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import pathlib
+import statistics
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+
+import figures
+import load
+import one_client
+import paced
+import rig
+from figures import ROWS, Row, Sample, Section
+from rig import Setup
+
+# Requests of a pass under strace, in figures.Row's units.
+SYSCALL_UNIT = 4_000
+PAGES = 200
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """What is asked of which ringway, and whether its metrics are fetched once a second meanwhile."""
+
+    name: str
+    row: Row
+    setup: Setup
+    fetched: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """Points that differ in one thing; `most` is what each may cost in relation to the first."""
+
+    part: str
+    name: str
+    points: tuple[Point, ...]
+    most: float | None = None
+    pinned: bool = True
+
+
+P1, P16 = (next(row for row in ROWS if row.name == name) for name in ("GET P1", "GET P16"))
+USUAL = Setup("usual", backends=3)
+
+
+def several(part: str, name: str, row: Row, values: dict[str, dict], **more: float | bool) -> Curve:
+    """A curve over fields of the row."""
+    points = [Point(value, dataclasses.replace(row, **fields), USUAL) for value, fields in values.items()]
+    return Curve(part, f"{name}, {row.name}", tuple(points), **more)
+
+
+def rules(count: int, last: str = "") -> Setup:
+    """Rules that fit no key of the load, but for the last one where it is given."""
+    patterns = [f"app{i}:{{*}}:*" for i in range(count)]
+    if last:
+        patterns[-1] = last
+    name = f"rules-{count}{'-match' if last else ''}"
+    return Setup(name, 3, settings="".join(f'[[colocate]]\npattern = "{pattern}"\n' for pattern in patterns))
+
+
+def with_threads(row: Row, most: float) -> Curve:
+    # Two threads of the load too, so that it is not what is measured.
+    row = dataclasses.replace(row, threads=2)
+    points = tuple(Point(f"{count}", row, Setup(f"threads-{count}", 3, threads=count)) for count in (1, 2))
+    return Curve("threads", f"Threads, {row.name}", points, most, pinned=False)
+
+
+def asked_for(row: Row, factor: float) -> Curve:
+    # Long enough for some fetches.
+    row = dataclasses.replace(row, factor=factor)
+    points = (Point("nobody asks", row, USUAL), Point("once a second", row, USUAL, fetched=True))
+    return Curve("metrics", f"The metrics' page, {row.name}", points, 1.03)
+
+
+PROTOCOLS = {"RESP2": {}, "RESP3": {"resp3": True}}
+CURVES = (
+    with_threads(P1, 1.10),
+    with_threads(P16, 1.35),
+    Curve("backends", "Servers, GET P16", tuple(
+        Point(f"{count}", P16, Setup(f"backends-{count}", count)) for count in (3, 6, 12, 30))),
+    several("clients", "Clients", P1, {f"{count:,}": {"clients": count} for count in (50, 500, 2_000, 5_000)}),
+    # The load generator makes no key shorter than its number.
+    several("keys", "Bytes of a key", P16, {f"{size:,}": {"key_bytes": size} for size in (12, 100, 1_024)}),
+    Curve("rules", "Colocate rules, GET P16", (
+        *(Point(f"{count}", P16, rules(count)) for count in (0, 1, 5, 30)),
+        Point("30, the last one matches", P16, rules(30, "key:{*}")))),
+    several("protocol", "Protocol", P1, PROTOCOLS, most=1.05),
+    several("protocol", "Protocol", P16, PROTOCOLS, most=1.05),
+    asked_for(P1, 3),
+    asked_for(P16, 16),
+)
+PARTS = (*dict.fromkeys(curve.part for curve in CURVES), "paced", "one-client")
+
+
+@contextlib.contextmanager
+def fetching(proxy: rig.Proxy, fetched: bool) -> Iterator[None]:
+    """Asks for the metrics' page once a second, if at all."""
+    done = threading.Event()
+
+    def fetch() -> None:
+        while not done.wait(1.0):
+            rig.metrics(proxy)
+    thread = threading.Thread(target=fetch)
+    if fetched:
+        thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        if fetched:
+            thread.join()
+
+
+def fill(where: rig.Rig, points: list[Point]) -> None:
+    """Gives each server the keys of the points that it takes part in."""
+    done = 0
+    for count in sorted({point.setup.backends for point in points}):
+        load.fill(where.backends[done:count], [point.row for point in points if point.setup.backends >= count])
+        done = count
+
+
+def measure(curves: list[Curve], options: argparse.Namespace) -> tuple[list[Sample], dict[tuple[str, str], float], float]:
+    """Samples of all rounds, system calls per request by curve and point, and CPU milliseconds of one page of metrics."""
+    points = [point for curve in curves for point in curve.points]
+    calls: dict[tuple[str, str], float] = {}
+    samples: list[Sample] = []
+    with rig.Rig(rig.last_core() if curves[0].pinned else None) as where:
+        where.start_backends(max(point.setup.backends for point in points))
+        fill(where, points)
+        proxies = {setup: where.start("ringway", setup=setup) for setup in dict.fromkeys(p.setup for p in points)}
+        for curve in curves:
+            for point in curve.points:
+                few, many = (point.row.requests(unit) for unit in (0, SYSCALL_UNIT))
+                less, more = (load.traced(proxies[point.setup], point.row, n, where) for n in (few, few + many))
+                calls[curve.name, point.name] = (more - less) / many
+        for turn in range(options.rounds):
+            for curve in curves:
+                for name in figures.order([point.name for point in curve.points], turn):
+                    point = next(point for point in curve.points if point.name == name)
+                    proxy = proxies[point.setup]
+                    with fetching(proxy, point.fetched):
+                        taken = load.net_sample(proxy, point.row, point.row.requests(options.requests), where, turn)
+                    samples.append(dataclasses.replace(taken, row=curve.name, proxy=name))
+                    rig.keep(options.raw, dataclasses.asdict(samples[-1]))
+            rig.say(f"curves: round {turn + 1} of {options.rounds}")
+        return samples, calls, page_cost(next(iter(proxies.values())))
+
+
+def page_cost(proxy: rig.Proxy) -> float:
+    """CPU milliseconds that one page of metrics takes."""
+    before = rig.cpu_ns(proxy.pid)
+    for _ in range(PAGES):
+        rig.metrics(proxy)
+    return (rig.cpu_ns(proxy.pid) - before) / 1e6 / PAGES
+
+
+def section(curve: Curve, samples: list[Sample], calls: dict[tuple[str, str], float], page_ms: float) -> Section:
+    names = [point.name for point in curve.points]
+    first, *others = names
+    lines = []
+    taken = figures.select(samples, row=curve.name)
+    ratios = {name: figures.ratios(taken, name, first) for name in names}
+    for name in names:
+        ours = figures.select(taken, proxy=name)
+        lines.append([name, str(figures.spread([s.cpu for s in ours])), str(figures.spread(ratios[name])),
+                      figures.number(calls[curve.name, name]), str(figures.spread([s.rps / 1000 for s in ours]))])
+    bars = []
+    if curve.most:
+        found = {name: statistics.median(ratios[name]) for name in others}
+        bars.append(figures.verdict(f"{curve.name}: CPU per request at most {{}} of {first}", found, curve.most))
+    head = ["", "CPU s per million requests", f"of {first}", "system calls per request", "thousand requests/s"]
+    text = figures.table(head, lines)
+    if curve.part == "metrics":
+        text = ("Counting cannot be turned off, so this is what asking costs. One page takes "
+                f"{page_ms:.2f} ms of CPU, which once a second is {page_ms / 10:.2f} % of a core.\n\n{text}")
+    where = "one core for all" if curve.pinned else "unpinned"
+    return Section(f"{curve.name}, {where}", bars, text)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", choices=PARTS, action="append", help="default: all")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--requests", type=int, default=60_000, help="per sample at P1; others in proportion")
+    parser.add_argument("--seconds", type=float, default=3.0, help="of a paced sample")
+    parser.add_argument("--repetitions", type=int, default=40, help="of one client's errands")
+    parser.add_argument("--out", type=pathlib.Path, default=rig.ROOT / "benches/CURVES.md")
+    parser.add_argument("--quick", action="store_true", help="one short round: whether it works, not the figures")
+    options = parser.parse_args()
+    if options.quick:
+        options.rounds, options.requests, options.seconds, options.repetitions = 1, 3_000, 1.0, 2
+    options.raw = rig.raw_file()
+    return options
+
+
+def main() -> int:
+    options = arguments()
+    start = time.monotonic()
+    sections = []
+    try:
+        # The generator's clients, and as many sockets of the proxy, which inherits the limit.
+        rig.raise_fd_limit(2 * max(point.row.clients for curve in CURVES for point in curve.points))
+        for pinned in (False, True):
+            if curves := [c for c in CURVES if c.pinned == pinned and c.part in (options.only or PARTS)]:
+                found = measure(curves, options)
+                sections += [section(curve, *found) for curve in curves]
+        if "paced" in (options.only or PARTS):
+            sections.append(paced.section(options.rounds, options.seconds, options.raw))
+        if "one-client" in (options.only or PARTS):
+            sections.append(one_client.section(options.repetitions, options.raw))
+    except (rig.Broken, subprocess.CalledProcessError) as err:
+        rig.say(f"curves: {err}")
+        return 1
+    head = rig.heading("How the cost grows", "bench-curves", time.monotonic() - start)
+    head += (f"\n{options.rounds} rounds, A B B A; one worker and three servers unless said. A cell is the median and, in brackets, "
+             "the least and the most; a ratio is that of two samples of the same round. What it costs that the clients "
+             "connect is taken off: each sample is the difference between a run in which each client asks and one in "
+             "which it only begins. System calls are counted under strace, which makes batches larger.\n")
+    rig.write(options.out, figures.page(head, sections))
+    rig.say(f"{options.out} is written; raw samples: {options.raw}")
+    print("\n".join(bar for one in sections for bar in one.bars))
+    return 0
+
+
+if __name__ == "__main__":
+    rig.run(main)
