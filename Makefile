@@ -1,7 +1,7 @@
 # The public entry. Each target works as the first command on a fresh Debian with Rust, git, make
 # and Python: it installs what it needs and the machine lacks (scripts/setup.sh).
 
-.PHONY: help demo test test-long bench bench-check bench-memory lint fmt clean
+.PHONY: help demo test test-long bench bench-check bench-curves bench-memory lint fmt clean
 .DEFAULT_GOAL := help
 
 # Where Debian puts daemons; not on every user's path.
@@ -39,6 +39,11 @@ bench-check: ## The same in short, and instructions and system calls beside benc
 	cargo build --release
 	python3 benches/compare.py --quick --out benches/raw/quick.md $(value ARGS)
 	python3 benches/counts.py
+
+bench-curves: ## How the cost grows with threads, servers, clients, keys and rules; latency: benches/CURVES.md.
+	@scripts/setup.sh cc python redis nutcracker haproxy strace venv node
+	cargo build --release
+	python3 benches/curves.py $(value ARGS)
 
 bench-memory: ## Memory of idle clients, after a burst, and around a 512 MB value: benches/MEMORY.md.
 	@scripts/setup.sh cc python redis nutcracker

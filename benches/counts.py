@@ -29,14 +29,12 @@ TOLERANCE = {"engine": 0.02, "instructions": 0.08, "syscalls": 0.15}
 
 
 def syscalls(kind: str, rows: list[figures.Row]) -> dict[str, float]:
-    """System calls per request while strace watches; it slows the proxy, which makes its batches
-    larger, alike for all."""
+    """System calls per request of each row."""
     with rig.Rig(rig.last_core()) as where:
         where.start_backends()
         load.fill(where.backends, rows)
         proxy = where.start(kind)
-        return {row.name: load.traced(proxy, row, requests, where) / requests
-                for row in rows for requests in [row.requests(SYSCALL_UNIT)]}
+        return {row.name: load.net_syscalls(proxy, row, row.requests(SYSCALL_UNIT), where) for row in rows}
 
 
 def callgrind(out: pathlib.Path) -> list[str]:

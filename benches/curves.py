@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Iterator
 
+import counts
 import figures
 import load
 import one_client
@@ -25,8 +26,6 @@ import rig
 from figures import ROWS, Row, Sample, Section
 from rig import Setup
 
-# Requests of a pass under strace, in figures.Row's units.
-SYSCALL_UNIT = 4_000
 PAGES = 200
 
 
@@ -42,11 +41,13 @@ class Point:
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """Points that differ in one thing; `most` is what each may cost in relation to the first."""
+    """Points that differ in one thing; `most` is what each may cost in relation to the first. `text` may
+    speak of {page}, the CPU milliseconds of one page of metrics."""
 
     part: str
     name: str
     points: tuple[Point, ...]
+    text: str = ""
     most: float | None = None
     pinned: bool = True
 
@@ -55,7 +56,7 @@ P1, P16 = (next(row for row in ROWS if row.name == name) for name in ("GET P1", 
 USUAL = Setup("usual", backends=3)
 
 
-def several(part: str, name: str, row: Row, values: dict[str, dict], **more: float | bool) -> Curve:
+def several(part: str, name: str, row: Row, values: dict[str, dict], **more: str | float) -> Curve:
     """A curve over fields of the row."""
     points = [Point(value, dataclasses.replace(row, **fields), USUAL) for value, fields in values.items()]
     return Curve(part, f"{name}, {row.name}", tuple(points), **more)
@@ -71,17 +72,18 @@ def rules(count: int, last: str = "") -> Setup:
 
 
 def with_threads(row: Row, most: float) -> Curve:
-    # Two threads of the load too, so that it is not what is measured.
     row = dataclasses.replace(row, threads=2)
     points = tuple(Point(f"{count}", row, Setup(f"threads-{count}", 3, threads=count)) for count in (1, 2))
-    return Curve("threads", f"Threads, {row.name}", points, most, pinned=False)
+    return Curve("threads", f"Threads, {row.name}", points,
+                 "The load has two threads at both, so that it is not what is measured.", most, pinned=False)
 
 
 def asked_for(row: Row, factor: float) -> Curve:
-    # Long enough for some fetches.
     row = dataclasses.replace(row, factor=factor)
     points = (Point("nobody asks", row, USUAL), Point("once a second", row, USUAL, fetched=True))
-    return Curve("metrics", f"The metrics' page, {row.name}", points, 1.03)
+    return Curve("metrics", f"The metrics' page, {row.name}", points,
+                 "Counting cannot be turned off; this is what asking costs. One page takes {page} ms of CPU. A sample is "
+                 "long enough for some of them.", 1.03)
 
 
 PROTOCOLS = {"RESP2": {}, "RESP3": {"resp3": True}}
@@ -90,12 +92,14 @@ CURVES = (
     with_threads(P16, 1.35),
     Curve("backends", "Servers, GET P16", tuple(
         Point(f"{count}", P16, Setup(f"backends-{count}", count)) for count in (3, 6, 12, 30))),
-    several("clients", "Clients", P1, {f"{count:,}": {"clients": count} for count in (50, 500, 2_000, 5_000)}),
-    # The load generator makes no key shorter than its number.
-    several("keys", "Bytes of a key", P16, {f"{size:,}": {"key_bytes": size} for size in (12, 100, 1_024)}),
+    several("clients", "Clients", P1, {f"{count:,}": {"clients": count} for count in (50, 500, 2_000, 5_000)},
+            text="The load generator, which shares the core, keeps as many sockets as the proxy."),
+    several("keys", "Bytes of a key", P16, {f"{size:,}": {"key_bytes": size} for size in (12, 100, 1_024)},
+            text="The load generator makes no key shorter than its number of 12 digits."),
     Curve("rules", "Colocate rules, GET P16", (
         *(Point(f"{count}", P16, rules(count)) for count in (0, 1, 5, 30)),
-        Point("30, the last one matches", P16, rules(30, "key:{*}")))),
+        Point("30, the last one matches", P16, rules(30, "key:{*}"))),
+        "Rules such as `app7:{{*}}:*`, which no key of the load fits."),
     several("protocol", "Protocol", P1, PROTOCOLS, most=1.05),
     several("protocol", "Protocol", P16, PROTOCOLS, most=1.05),
     asked_for(P1, 3),
@@ -142,9 +146,8 @@ def measure(curves: list[Curve], options: argparse.Namespace) -> tuple[list[Samp
         proxies = {setup: where.start("ringway", setup=setup) for setup in dict.fromkeys(p.setup for p in points)}
         for curve in curves:
             for point in curve.points:
-                few, many = (point.row.requests(unit) for unit in (0, SYSCALL_UNIT))
-                less, more = (load.traced(proxies[point.setup], point.row, n, where) for n in (few, few + many))
-                calls[curve.name, point.name] = (more - less) / many
+                requests = point.row.requests(counts.SYSCALL_UNIT)
+                calls[curve.name, point.name] = load.net_syscalls(proxies[point.setup], point.row, requests, where)
         for turn in range(options.rounds):
             for curve in curves:
                 for name in figures.order([point.name for point in curve.points], turn):
@@ -181,11 +184,8 @@ def section(curve: Curve, samples: list[Sample], calls: dict[tuple[str, str], fl
         found = {name: statistics.median(ratios[name]) for name in others}
         bars.append(figures.verdict(f"{curve.name}: CPU per request at most {{}} of {first}", found, curve.most))
     head = ["", "CPU s per million requests", f"of {first}", "system calls per request", "thousand requests/s"]
-    text = figures.table(head, lines)
-    if curve.part == "metrics":
-        text = ("Counting cannot be turned off, so this is what asking costs. One page takes "
-                f"{page_ms:.2f} ms of CPU, which once a second is {page_ms / 10:.2f} % of a core.\n\n{text}")
-    where = "one core for all" if curve.pinned else "unpinned"
+    text = f"{curve.text.format(page=figures.number(page_ms))}\n\n{figures.table(head, lines)}".lstrip()
+    where = "pinned" if curve.pinned else "unpinned"
     return Section(f"{curve.name}, {where}", bars, text)
 
 
@@ -194,13 +194,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", choices=PARTS, action="append", help="default: all")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--requests", type=int, default=60_000, help="per sample at P1; others in proportion")
-    parser.add_argument("--seconds", type=float, default=3.0, help="of a paced sample")
+    parser.add_argument("--paced-rounds", type=int, default=15)
+    parser.add_argument("--paced-seconds", type=float, default=1.2, help="of a paced sample")
     parser.add_argument("--repetitions", type=int, default=40, help="of one client's errands")
     parser.add_argument("--out", type=pathlib.Path, default=rig.ROOT / "benches/CURVES.md")
     parser.add_argument("--quick", action="store_true", help="one short round: whether it works, not the figures")
     options = parser.parse_args()
     if options.quick:
-        options.rounds, options.requests, options.seconds, options.repetitions = 1, 3_000, 1.0, 2
+        options.rounds, options.requests, options.paced_rounds, options.repetitions = 1, 3_000, 2, 2
     options.raw = rig.raw_file()
     return options
 
@@ -217,17 +218,18 @@ def main() -> int:
                 found = measure(curves, options)
                 sections += [section(curve, *found) for curve in curves]
         if "paced" in (options.only or PARTS):
-            sections.append(paced.section(options.rounds, options.seconds, options.raw))
+            sections.append(paced.section(options.paced_rounds, options.paced_seconds, options.raw))
         if "one-client" in (options.only or PARTS):
             sections.append(one_client.section(options.repetitions, options.raw))
     except (rig.Broken, subprocess.CalledProcessError) as err:
         rig.say(f"curves: {err}")
         return 1
     head = rig.heading("How the cost grows", "bench-curves", time.monotonic() - start)
-    head += (f"\n{options.rounds} rounds, A B B A; one worker and three servers unless said. A cell is the median and, in brackets, "
-             "the least and the most; a ratio is that of two samples of the same round. What it costs that the clients "
-             "connect is taken off: each sample is the difference between a run in which each client asks and one in "
-             "which it only begins. System calls are counted under strace, which makes batches larger.\n")
+    head += (f"\n{options.rounds} rounds, A B B A; one worker, three servers and 50 clients unless said. `pinned`: all "
+             "processes share one core. A cell is the median and, in brackets, the least and the most; a ratio is that "
+             "of two samples of the same round. What it costs that clients come and go is taken off: a sample is "
+             "the difference between a run and one in which each client asks once. System calls are counted "
+             "under strace, which makes batches larger.\n")
     rig.write(options.out, figures.page(head, sections))
     rig.say(f"{options.out} is written; raw samples: {options.raw}")
     print("\n".join(bar for one in sections for bar in one.bars))

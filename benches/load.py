@@ -95,14 +95,25 @@ def sample(proxy: rig.Proxy, row: Row, requests: int, where: rig.Rig, turn: int)
 
 
 def net_sample(proxy: rig.Proxy, row: Row, requests: int, where: rig.Rig, turn: int) -> Sample:
-    """A sample without what it costs that the clients connect: less one in which each asks once."""
-    few = sample(proxy, row, row.clients * row.pipeline, where, turn)
+    """A sample without what it costs that the clients come and go: less one in which each asks once."""
+    start = rig.settled_ns(proxy.pid)
+    few = sample(proxy, row, row.requests(0), where, turn)
+    middle = rig.settled_ns(proxy.pid)
     many = sample(proxy, row, few.requests + requests, where, turn)
-    return dataclasses.replace(many, requests=requests, cpu_ns=many.cpu_ns - few.cpu_ns)
+    cpu = rig.settled_ns(proxy.pid) - middle - (middle - start)
+    return dataclasses.replace(many, requests=requests, cpu_ns=cpu)
+
+
+def net_syscalls(proxy: rig.Proxy, row: Row, requests: int, where: rig.Rig) -> float:
+    """System calls per request, without those for clients that come and go. strace slows the proxy, which
+    makes its batches larger, alike for all."""
+    few = row.requests(0)
+    return (traced(proxy, row, few + requests, where) - traced(proxy, row, few, where)) / requests
 
 
 def traced(proxy: rig.Proxy, row: Row, requests: int, where: rig.Rig) -> int:
-    """System calls of the proxy, all threads, while it is sent `requests` requests."""
+    """System calls of the proxy, all threads, from the first of `requests` requests until it rests again."""
+    rig.settled_ns(proxy.pid)
     out = where.dir / "strace.txt"
     out.unlink(missing_ok=True)
     tracer = subprocess.Popen(["strace", "-f", "-c", "-o", str(out), "-p", str(proxy.pid)],
@@ -112,6 +123,7 @@ def traced(proxy: rig.Proxy, row: Row, requests: int, where: rig.Rig) -> int:
         if b"attached" not in (line := tracer.stderr.readline()):
             raise rig.Broken(f"strace: {line.decode().strip()}")
         send(proxy, row, requests, where.core)
+        rig.settled_ns(proxy.pid)
     finally:
         tracer.send_signal(signal.SIGINT)
         tracer.stderr.read()

@@ -7,17 +7,16 @@ takes from the clients beside it. Resident memory as the kernel counts it.
 """
 
 import argparse
-import math
+import contextlib
 import multiprocessing
 import multiprocessing.connection
 import pathlib
-import signal
 import subprocess
-import sys
 import time
 
 import figures
 import rig
+from figures import SUBJECT, Section
 
 IDLE_CLIENTS = 10_000
 IDLE_SECONDS = 10.0
@@ -26,6 +25,12 @@ HUGE_BYTES = 512 * 1024 * 1024
 HUGE_SECONDS_MAX = 120.0
 QUIET_SECONDS = 3.0
 PROBE_KEYS = 1_000
+# A client that never rests would be load itself, and the time before it not quiet.
+PROBE_PAUSE_SECONDS = 0.001
+# What ringway promises: bytes of an idle client, memory after a burst in relation to before, MiB over a huge
+# value's size, and a neighbour's p99 meanwhile in relation to quiet.
+IDLE_MOST, BURST_MOST, HUGE_MOST = 1_536, 1.5, 64
+BESIDE_MOST = {"on other shards": 5, "on the same shard": 20}
 
 
 def idle(kind: str, clients: int) -> dict[str, float]:
@@ -75,17 +80,18 @@ def burst(kind: str) -> dict[str, float]:
     return {"before": before / 1024, "peak": peak / 1024, "after": after / 1024}
 
 
-def probe(port: int, orders: multiprocessing.connection.Connection) -> None:
-    """A client beside the others: small GETs one after another; at each word from `orders`, tells the
-    latencies since the last one, in ms."""
+def probe(port: int, keys: list[str], orders: multiprocessing.connection.Connection) -> None:
+    """A client beside the others: a GET of one of its keys every millisecond; at each word from `orders`, tells
+    the latencies since the last one, in ms."""
     with rig.Client(port, timeout=HUGE_SECONDS_MAX) as client:
         taken: list[float] = []
         i = 0
         while True:
             i += 1
             start = time.perf_counter()
-            client.call("GET", f"probe:{i % PROBE_KEYS}")
+            client.call("GET", keys[i % len(keys)])
             taken.append((time.perf_counter() - start) * 1000)
+            time.sleep(PROBE_PAUSE_SECONDS)
             if orders.poll():
                 word = orders.recv()
                 orders.send(taken)
@@ -94,49 +100,77 @@ def probe(port: int, orders: multiprocessing.connection.Connection) -> None:
                     return
 
 
-def p99(values: list[float]) -> float:
-    """Nearest rank: no more than the worst, however few there are."""
-    return sorted(values)[max(0, math.ceil(len(values) * 0.99) - 1)]
+class Neighbour:
+    """The process of a probe."""
+
+    def __init__(self, port: int, keys: list[str]) -> None:
+        self.ours, theirs = multiprocessing.Pipe()
+        self.process = multiprocessing.Process(target=probe, args=(port, keys, theirs), daemon=True)
+        self.process.start()
+
+    def __enter__(self) -> "Neighbour":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.join()
+
+    def told(self, word: str) -> list[float]:
+        self.ours.send(word)
+        if not self.ours.poll(HUGE_SECONDS_MAX):
+            raise rig.Broken("the client beside it hangs")
+        return self.ours.recv()
 
 
-def huge(kind: str, size: int) -> dict[str, float | str]:
-    """One huge value in and out: peak memory, seconds, and a neighbour's p99 and worst meanwhile."""
-    with rig.Rig() as where:
+def keys_beside(proxy: rig.Proxy) -> dict[str, list[str]]:
+    """The keys of each neighbour. Only ringway tells where a key lives; with others there is one."""
+    keys = [f"probe:{i}" for i in range(PROBE_KEYS)]
+    if proxy.name != SUBJECT:
+        return {"": keys}
+    with rig.Client(proxy.port) as client:
+        home, *shards = [located[located.index(b"shard") + 1]
+                         for located in client.call("RINGWAY", "LOCATE", "huge", *keys)]
+    where = {True: "on the same shard", False: "on other shards"}
+    return {name: [key for key, shard in zip(keys, shards, strict=True) if (shard == home) == same]
+            for same, name in where.items()}
+
+
+def huge(kind: str, size: int) -> tuple[dict[str, float | str], dict[str, dict[str, float]]]:
+    """One huge value in and out: peak memory and seconds; for each neighbour, p99 and worst meanwhile."""
+    found: dict[str, float | str] = {}
+    beside: dict[str, dict[str, float]] = {}
+    with rig.Rig() as where, contextlib.ExitStack() as stack:
         where.start_backends()
         proxy = where.start(kind)
-        ours, theirs = multiprocessing.Pipe()
-        neighbour = multiprocessing.Process(target=probe, args=(proxy.port, theirs), daemon=True)
-        neighbour.start()
+        neighbours = {name: stack.enter_context(Neighbour(proxy.port, keys))
+                      for name, keys in keys_beside(proxy).items()}
+
+        def told(word: str) -> None:
+            for name, neighbour in neighbours.items():
+                taken = neighbour.told(word)
+                if word not in ("begin", "end"):
+                    beside.setdefault(name, {})[f"{word}: p99 ms"] = figures.rank(taken, 0.99)
+                    beside[name][f"{word}: worst ms"] = max(taken)
         try:
-            def told(word: str) -> list[float]:
-                ours.send(word)
-                if not ours.poll(HUGE_SECONDS_MAX):
-                    raise rig.Broken(f"{kind}: the client beside it hangs")
-                return ours.recv()
             told("begin")
             time.sleep(QUIET_SECONDS)
-            quiet = told("quiet")
-            found: dict[str, float | str] = {"quiet p99 ms": p99(quiet)}
+            told("quiet")
             with rig.Client(proxy.port, timeout=HUGE_SECONDS_MAX) as client:
-                for name, work in (("in", lambda: put(client, size)), ("out", lambda: take(client, size))):
+                for name, work in (("in", put), ("out", take)):
                     start = time.monotonic()
-                    work()
+                    work(client, size)
                     found[f"{name}: s"] = time.monotonic() - start
-                    beside = told(name)
-                    found[f"{name}: p99 ms"], found[f"{name}: worst ms"] = p99(beside), max(beside)
+                    told(name)
             told("end")
             if proxy.pid:
                 found["peak MiB"] = rig.memory_kib(proxy.pid, "VmHWM") / 1024
                 time.sleep(IDLE_SECONDS)
                 found["after MiB"] = rig.memory_kib(proxy.pid) / 1024
         except (rig.Broken, OSError) as err:
-            if kind == "ringway":
+            if kind == SUBJECT:
                 raise
             found["fails"] = str(err) or type(err).__name__
-        finally:
-            neighbour.kill()
-            neighbour.join()
-    return found
+    return found, beside
 
 
 def put(client: rig.Client, size: int) -> None:
@@ -161,14 +195,44 @@ def take(client: rig.Client, size: int) -> None:
         left -= len(piece)
 
 
-def render(title: str, found: dict[str, dict[str, float | str]]) -> str:
+def table(found: dict[str, dict[str, float | str]]) -> str:
     columns = list(dict.fromkeys(name for figures_of_one in found.values() for name in figures_of_one))
     lines = [
         [kind, *(str(value) if isinstance(value := one.get(name, "-"), str) else figures.number(value)
                  for name in columns)]
         for kind, one in found.items()
     ]
-    return f"## {title}\n\n{figures.table(['', *columns], lines)}"
+    return figures.table(["", *columns], lines)
+
+
+def idle_section(kinds: list[str], clients: int) -> Section:
+    found = {kind: idle(kind, clients) for kind in kinds}
+    bars = [figures.verdict("idle clients: bytes for each at most {}", {"RSS": one["bytes per client"]}, IDLE_MOST)
+            for kind, one in found.items() if kind == SUBJECT]
+    return Section(f"{clients:,} idle clients", bars, table(found))
+
+
+def burst_section(kinds: list[str]) -> Section:
+    found = {kind: burst(kind) for kind in kinds}
+    bars = [figures.verdict("after a burst: memory at most {} of before", {"RSS": one["after"] / one["before"]}, BURST_MOST)
+            for kind, one in found.items() if kind == SUBJECT]
+    return Section(f"{BURST_CLIENTS} clients, -P {BURST_PIPELINE}, {BURST_BYTES} bytes; MiB", bars, table(found))
+
+
+def huge_section(kinds: list[str], size: int) -> Section:
+    found = {kind: huge(kind, size) for kind in ["direct", *kinds]}
+    bars = []
+    if SUBJECT in found:
+        whole, beside = found[SUBJECT]
+        over = whole["peak MiB"] - size / 1048576
+        bars.append(figures.verdict("a huge value: peak memory over its size at most {} MiB", {"RSS": over}, HUGE_MOST))
+        for name, most in BESIDE_MOST.items():
+            ratios = {word: beside[name][f"{word}: p99 ms"] / beside[name]["quiet: p99 ms"] for word in ("in", "out")}
+            bars.append(figures.verdict(f"a huge value: p99 of a client {name} at most {{}} of quiet", ratios, most))
+    beside = {f"{kind}, {name}" if name else kind: one for kind, (_, all_of) in found.items() for name, one in all_of.items()}
+    text = (f"{table({kind: whole for kind, (whole, _) in found.items()})}\nA client beside it, which asks for a small key every "
+            f"millisecond:\n\n{table(beside)}")
+    return Section(f"One value of {size / 1048576:.0f} MiB", bars, text)
 
 
 def main() -> int:
@@ -180,31 +244,23 @@ def main() -> int:
     parser.add_argument("--out", type=pathlib.Path, default=rig.ROOT / "benches/MEMORY.md")
     options = parser.parse_args()
     kinds = options.proxies.split(",")
-    only = options.only or ["idle", "burst", "huge"]
-    parts = ["# What a proxy remembers\n",
-             f"One run of `make bench-memory`, {time.strftime('%Y-%m-%d')}. Machine: {rig.machine()}.\n"]
+    takers = {
+        "idle": lambda: idle_section(kinds, options.clients),
+        "burst": lambda: burst_section(kinds),
+        "huge": lambda: huge_section(kinds, options.bytes),
+    }
+    start = time.monotonic()
     try:
         rig.raise_fd_limit(options.clients + 1_000)
-        if "idle" in only:
-            parts.append(render(f"{options.clients:,} idle clients",
-                                {kind: idle(kind, options.clients) for kind in kinds}))
-        if "burst" in only:
-            parts.append(render(f"{BURST_CLIENTS} clients, -P {BURST_PIPELINE}, {BURST_BYTES} bytes; MiB",
-                                {kind: burst(kind) for kind in kinds}))
-        if "huge" in only:
-            parts.append(render(f"One value of {options.bytes / 1048576:.0f} MiB, and a client beside it",
-                                {kind: huge(kind, options.bytes) for kind in ["direct", *kinds]}))
+        sections = [take() for name, take in takers.items() if name in (options.only or takers)]
     except rig.Broken as err:
-        print(f"memory: {err}", file=sys.stderr)
+        rig.say(f"memory: {err}")
         return 1
-    text = "\n".join(parts)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(text)
+    text = figures.page(rig.heading("What a proxy remembers", "bench-memory", time.monotonic() - start), sections)
+    rig.write(options.out, text)
     print(text)
     return 0
 
 
 if __name__ == "__main__":
-    # So that a polite end takes the servers along.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    sys.exit(main())
+    rig.run(main)

@@ -99,7 +99,7 @@ def asked(proxy: rig.Proxy, seconds: float, core: int) -> dict[str, float]:
 
 
 def section(rounds: int, seconds: float, raw: pathlib.Path) -> Section:
-    """Round after round past all PROXIES: the client on one core, servers and proxies on another."""
+    """Round after round past all PROXIES, short ones: a neighbour's noise falls on all alike."""
     own, core = min(os.sched_getaffinity(0)), rig.last_core()
     if own == core:
         raise rig.Broken("a paced load needs two cores: one is the client's own")
@@ -113,7 +113,7 @@ def section(rounds: int, seconds: float, raw: pathlib.Path) -> Section:
                 one = asked(proxy, seconds, own)
                 found[proxy.name].append(one)
                 rig.keep(raw, {"part": "paced", "round": turn, "proxy": proxy.name, **one})
-            rig.say(f"paced: round {turn + 1} of {rounds}")
+    rig.say(f"paced: {rounds} rounds")
     return render(found)
 
 
@@ -131,7 +131,7 @@ def render(found: dict[str, list[dict[str, float]]]) -> Section:
     if middle["nutcracker"] > 0:
         bars.append(figures.verdict(f"{RATE:,} requests/s: p50 added over direct at most {{}} of nutcracker's",
                                     {"GET": middle["ringway"] / middle["nutcracker"]}, ADDED_MOST))
-    text = (f"GET over {CONNECTIONS} connections, evenly paced, sent whether or not the earlier ones were answered. The "
+    text = (f"{len(found['direct'])} rounds. GET over {CONNECTIONS} connections, evenly paced, sent whether or not the earlier ones were answered. The "
             "client spins on a core of its own, servers and proxies share another. Microseconds from send to reply; "
             "`added` is what the same round's `direct` had less; `late` is the client's own lateness, the p99 of it.\n\n")
     head = ["", "p50", "added", "p99", "CPU s per million requests", "late"]
@@ -143,7 +143,7 @@ def main() -> int:
     parser.add_argument("port", type=int)
     parser.add_argument("--rate", type=int, default=RATE, help="requests a second")
     parser.add_argument("--connections", type=int, default=CONNECTIONS)
-    parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--seconds", type=float, default=1.2)
     options = parser.parse_args()
     try:
         print(json.dumps(paced(options.port, options.rate, options.connections, options.seconds)))

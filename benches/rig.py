@@ -22,6 +22,8 @@ from collections.abc import Callable
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 RAW = ROOT / "benches" / "raw"
 READY_SECONDS = 30.0
+# A proxy that takes no more of a core than this, for so long, has nothing to do.
+IDLE_SECONDS, IDLE_SHARE = 0.05, 0.01
 KINDS = ("direct", "haproxy", "nutcracker", "ringway", "envoy")
 
 
@@ -293,6 +295,19 @@ def cpu_ns(pid: int) -> int:
         with contextlib.suppress(FileNotFoundError):
             total += int((task / "schedstat").read_text().split()[0])
     return total
+
+
+def settled_ns(pid: int) -> int:
+    """The same, once the process has nothing more to do: clients that left are closed only then."""
+    deadline = time.monotonic() + READY_SECONDS
+    now = cpu_ns(pid)
+    while time.monotonic() < deadline:
+        before = now
+        time.sleep(IDLE_SECONDS)
+        now = cpu_ns(pid)
+        if now - before < IDLE_SECONDS * 1e9 * IDLE_SHARE:
+            break
+    return now
 
 
 def memory_kib(pid: int, field: str = "VmRSS") -> int:

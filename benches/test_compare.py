@@ -4,7 +4,6 @@ import unittest
 
 import counts
 import figures
-import memory
 import rig
 from figures import ROWS, Row, Sample
 
@@ -83,6 +82,10 @@ class Figures(unittest.TestCase):
     def test_order_turns_round(self):
         self.assertEqual([figures.order(["a", "b"], turn) for turn in range(3)], [["a", "b"], ["b", "a"], ["a", "b"]])
 
+    def test_a_rank_is_a_value_that_occurred(self):
+        for values, wanted in (([7.0], 7.0), ([1.0, 9.0], 9.0), ([float(i) for i in range(200, 0, -1)], 198.0)):
+            self.assertEqual(figures.rank(values, 0.99), wanted)
+
     def test_numbers_keep_three_digits(self):
         for value, text in ((0.189, "0.19"), (7.4, "7.40"), (16.04, "16.0"), (190.4, "190"), (1251.2, "1,251")):
             self.assertEqual(figures.number(value), text)
@@ -131,12 +134,6 @@ class Counts(unittest.TestCase):
         lines, wrong = counts.compared(kept, {"engine": {"a": 101.9, "b": 102.1, "c": 50.0, "d": 1.0}})
         self.assertEqual(len(lines), 4)
         self.assertEqual(wrong, ["engine, b: 100 before, 102 now", "engine, d: not in COUNTS.json"])
-
-
-class Memory(unittest.TestCase):
-    def test_p99_is_a_value_that_occurred(self):
-        for values, wanted in (([7.0], 7.0), ([1.0, 9.0], 9.0), ([float(i) for i in range(200, 0, -1)], 198.0)):
-            self.assertEqual(memory.p99(values), wanted)
 
 
 class Requests(unittest.TestCase):
