@@ -41,75 +41,81 @@ class Point:
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """Points that differ in one thing; `most` is what each may cost in relation to the first. `text` may
-    speak of {page}, the CPU milliseconds of one page of metrics."""
+    """Points of one part that differ in one thing; `most` is what each may cost in relation to the first."""
 
     part: str
-    name: str
     points: tuple[Point, ...]
-    text: str = ""
     most: float | None = None
     pinned: bool = True
 
+    @property
+    def name(self) -> str:
+        return f"{self.part}, {self.points[0].row.name}"
 
+
+# What each part is called, and what one has to know of it; {page} is CPU milliseconds.
+PARTS = {
+    "threads": ("Threads of the proxy, unpinned", "The load has two threads at both, so that it is not what is measured; "
+                "it looks at its clock four times a second, so its speed is a rough figure."),
+    "backends": ("Servers", ""),
+    "clients": ("Clients", "The load generator, which shares the core, has as many sockets as the proxy."),
+    "keys": ("Bytes of a key", "The load generator makes no key shorter than its number of 12 digits."),
+    "rules": ("Colocate rules", "Rules such as `app7:{{*}}:*`, which no key of the load fits, but for the last one of the "
+              "last row: `key:{{*}}`."),
+    "protocol": ("Protocol", ""),
+    "metrics": ("The metrics' page", "Counting cannot be turned off; this is what asking costs. One page takes {page} ms "
+                "of CPU, and a sample is long enough for some of them."),
+}
 P1, P16 = (next(row for row in ROWS if row.name == name) for name in ("GET P1", "GET P16"))
 USUAL = Setup("usual", backends=3)
 
 
-def several(part: str, name: str, row: Row, values: dict[str, dict], **more: str | float) -> Curve:
+def over_rows(part: str, row: Row, values: dict[str, dict], most: float | None = None) -> Curve:
     """A curve over fields of the row."""
-    points = [Point(value, dataclasses.replace(row, **fields), USUAL) for value, fields in values.items()]
-    return Curve(part, f"{name}, {row.name}", tuple(points), **more)
+    points = (Point(value, dataclasses.replace(row, **fields), USUAL) for value, fields in values.items())
+    return Curve(part, tuple(points), most)
+
+
+def over_setups(part: str, row: Row, setups: dict[str, Setup], most: float | None = None, pinned: bool = True) -> Curve:
+    """A curve over ringways."""
+    return Curve(part, tuple(Point(name, row, setup) for name, setup in setups.items()), most, pinned)
 
 
 def rules(count: int, last: str = "") -> Setup:
-    """Rules that fit no key of the load, but for the last one where it is given."""
+    """So many rules that fit no key of the load, but for `last`."""
     patterns = [f"app{i}:{{*}}:*" for i in range(count)]
     if last:
         patterns[-1] = last
-    name = f"rules-{count}{'-match' if last else ''}"
-    return Setup(name, 3, settings="".join(f'[[colocate]]\npattern = "{pattern}"\n' for pattern in patterns))
+    settings = "".join(f'[[colocate]]\npattern = "{pattern}"\n' for pattern in patterns)
+    return Setup(f"rules-{count}{'-match' if last else ''}", 3, settings=settings)
 
 
-def with_threads(row: Row, most: float) -> Curve:
-    row = dataclasses.replace(row, threads=2)
-    points = tuple(Point(f"{count}", row, Setup(f"threads-{count}", 3, threads=count)) for count in (1, 2))
-    return Curve("threads", f"Threads, {row.name}", points,
-                 "The load has two threads at both, so that it is not what is measured.", most, pinned=False)
-
-
-def asked_for(row: Row, factor: float) -> Curve:
+def fetched(row: Row, factor: float) -> Curve:
+    """The same ringway, with and without somebody who asks for its metrics."""
     row = dataclasses.replace(row, factor=factor)
-    points = (Point("nobody asks", row, USUAL), Point("once a second", row, USUAL, fetched=True))
-    return Curve("metrics", f"The metrics' page, {row.name}", points,
-                 "Counting cannot be turned off; this is what asking costs. One page takes {page} ms of CPU. A sample is "
-                 "long enough for some of them.", 1.03)
+    return Curve("metrics", (Point("nobody asks", row, USUAL), Point("once a second", row, USUAL, fetched=True)), 1.03)
 
 
+THREADS = {f"{count}": Setup(f"threads-{count}", 3, threads=count) for count in (1, 2)}
+BACKENDS = {f"{count}": Setup(f"backends-{count}", count) for count in (3, 6, 12, 30)}
+RULES = {f"{count}": rules(count) for count in (0, 1, 5, 30)} | {"30, one fits": rules(30, "key:{*}")}
 PROTOCOLS = {"RESP2": {}, "RESP3": {"resp3": True}}
 CURVES = (
-    with_threads(P1, 1.10),
-    with_threads(P16, 1.35),
-    Curve("backends", "Servers, GET P16", tuple(
-        Point(f"{count}", P16, Setup(f"backends-{count}", count)) for count in (3, 6, 12, 30))),
-    several("clients", "Clients", P1, {f"{count:,}": {"clients": count} for count in (50, 500, 2_000, 5_000)},
-            text="The load generator, which shares the core, keeps as many sockets as the proxy."),
-    several("keys", "Bytes of a key", P16, {f"{size:,}": {"key_bytes": size} for size in (12, 100, 1_024)},
-            text="The load generator makes no key shorter than its number of 12 digits."),
-    Curve("rules", "Colocate rules, GET P16", (
-        *(Point(f"{count}", P16, rules(count)) for count in (0, 1, 5, 30)),
-        Point("30, the last one matches", P16, rules(30, "key:{*}"))),
-        "Rules such as `app7:{{*}}:*`, which no key of the load fits."),
-    several("protocol", "Protocol", P1, PROTOCOLS, most=1.05),
-    several("protocol", "Protocol", P16, PROTOCOLS, most=1.05),
-    asked_for(P1, 3),
-    asked_for(P16, 16),
+    over_setups("threads", dataclasses.replace(P1, threads=2, factor=2), THREADS, 1.10, pinned=False),
+    over_setups("threads", dataclasses.replace(P16, threads=2, factor=8), THREADS, 1.35, pinned=False),
+    over_setups("backends", P16, BACKENDS),
+    over_rows("clients", P1, {f"{count:,}": {"clients": count} for count in (50, 500, 2_000, 5_000)}),
+    over_rows("keys", P16, {f"{size:,}": {"key_bytes": size} for size in (12, 100, 1_024)}),
+    over_setups("rules", P16, RULES),
+    over_rows("protocol", P1, PROTOCOLS, 1.05),
+    over_rows("protocol", P16, PROTOCOLS, 1.05),
+    fetched(P1, 3),
+    fetched(P16, 16),
 )
-PARTS = (*dict.fromkeys(curve.part for curve in CURVES), "paced", "one-client")
 
 
 @contextlib.contextmanager
-def fetching(proxy: rig.Proxy, fetched: bool) -> Iterator[None]:
+def fetching(proxy: rig.Proxy, wanted: bool) -> Iterator[None]:
     """Asks for the metrics' page once a second, if at all."""
     done = threading.Event()
 
@@ -117,13 +123,13 @@ def fetching(proxy: rig.Proxy, fetched: bool) -> Iterator[None]:
         while not done.wait(1.0):
             rig.metrics(proxy)
     thread = threading.Thread(target=fetch)
-    if fetched:
+    if wanted:
         thread.start()
     try:
         yield
     finally:
         done.set()
-        if fetched:
+        if wanted:
             thread.join()
 
 
@@ -169,29 +175,30 @@ def page_cost(proxy: rig.Proxy) -> float:
     return (rig.cpu_ns(proxy.pid) - before) / 1e6 / PAGES
 
 
-def section(curve: Curve, samples: list[Sample], calls: dict[tuple[str, str], float], page_ms: float) -> Section:
-    names = [point.name for point in curve.points]
-    first, *others = names
-    lines = []
-    taken = figures.select(samples, row=curve.name)
-    ratios = {name: figures.ratios(taken, name, first) for name in names}
-    for name in names:
-        ours = figures.select(taken, proxy=name)
-        lines.append([name, str(figures.spread([s.cpu for s in ours])), str(figures.spread(ratios[name])),
-                      figures.number(calls[curve.name, name]), str(figures.spread([s.rps / 1000 for s in ours]))])
-    bars = []
-    if curve.most:
-        found = {name: statistics.median(ratios[name]) for name in others}
-        bars.append(figures.verdict(f"{curve.name}: CPU per request at most {{}} of {first}", found, curve.most))
-    head = ["", "CPU s per million requests", f"of {first}", "system calls per request", "thousand requests/s"]
-    text = f"{curve.text.format(page=figures.number(page_ms))}\n\n{figures.table(head, lines)}".lstrip()
-    where = "pinned" if curve.pinned else "unpinned"
-    return Section(f"{curve.name}, {where}", bars, text)
+def section(part: str, curves: list[Curve], samples: list[Sample], calls: dict[tuple[str, str], float],
+            page_ms: float) -> Section:
+    title, text = PARTS[part]
+    lines, bars = [], []
+    for curve in curves:
+        first, *others = names = [point.name for point in curve.points]
+        taken = figures.select(samples, row=curve.name)
+        ratios = {name: figures.ratios(taken, name, first) for name in names}
+        for point in curve.points:
+            ours = figures.select(taken, proxy=point.name)
+            lines.append([
+                f"{point.row.name}: {point.name}", str(figures.spread([s.cpu for s in ours])),
+                str(figures.spread(ratios[point.name])), figures.number(calls[curve.name, point.name]),
+                str(figures.spread([s.rps / 1000 for s in ours]))])
+        if curve.most:
+            found = {f"{part} {name}": statistics.median(ratios[name]) for name in others}
+            bars.append(figures.verdict(f"{curve.name}: CPU per request at most {{}} of {part} {first}", found, curve.most))
+    head = ["", "CPU s per million requests", "of the first", "system calls per request", "thousand requests/s"]
+    return Section(title, bars, f"{text.format(page=figures.number(page_ms))}\n\n{figures.table(head, lines)}".lstrip())
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", choices=PARTS, action="append", help="default: all")
+    parser.add_argument("--only", choices=(*PARTS, "paced", "one-client"), action="append", help="default: all")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--requests", type=int, default=60_000, help="per sample at P1; others in proportion")
     parser.add_argument("--paced-rounds", type=int, default=15)
@@ -206,33 +213,41 @@ def arguments() -> argparse.Namespace:
     return options
 
 
+def sections(options: argparse.Namespace) -> list[Section]:
+    """All parts that are wanted, one after another."""
+    wanted = options.only or (*PARTS, "paced", "one-client")
+    found = []
+    # Nobody else's unpinned threads are to be beside those that are measured.
+    for pinned in (False, True):
+        if curves := [curve for curve in CURVES if curve.pinned == pinned and curve.part in wanted]:
+            measured = measure(curves, options)
+            for part in dict.fromkeys(curve.part for curve in curves):
+                found.append(section(part, [curve for curve in curves if curve.part == part], *measured))
+    if "paced" in wanted:
+        found.append(paced.section(options.paced_rounds, options.paced_seconds, options.raw))
+    if "one-client" in wanted:
+        found.append(one_client.section(options.repetitions, options.raw))
+    return found
+
+
 def main() -> int:
     options = arguments()
     start = time.monotonic()
-    sections = []
     try:
-        # The generator's clients, and as many sockets of the proxy, which inherits the limit.
+        # The proxy, which inherits it, needs a socket for each client, and some.
         rig.raise_fd_limit(2 * max(point.row.clients for curve in CURVES for point in curve.points))
-        for pinned in (False, True):
-            if curves := [c for c in CURVES if c.pinned == pinned and c.part in (options.only or PARTS)]:
-                found = measure(curves, options)
-                sections += [section(curve, *found) for curve in curves]
-        if "paced" in (options.only or PARTS):
-            sections.append(paced.section(options.paced_rounds, options.paced_seconds, options.raw))
-        if "one-client" in (options.only or PARTS):
-            sections.append(one_client.section(options.repetitions, options.raw))
+        found = sections(options)
     except (rig.Broken, subprocess.CalledProcessError) as err:
         rig.say(f"curves: {err}")
         return 1
     head = rig.heading("How the cost grows", "bench-curves", time.monotonic() - start)
-    head += (f"\n{options.rounds} rounds, A B B A; one worker, three servers and 50 clients unless said. `pinned`: all "
-             "processes share one core. A cell is the median and, in brackets, the least and the most; a ratio is that "
-             "of two samples of the same round. What it costs that clients come and go is taken off: a sample is "
-             "the difference between a run and one in which each client asks once. System calls are counted "
-             "under strace, which makes batches larger.\n")
-    rig.write(options.out, figures.page(head, sections))
+    head += (f"\n{options.rounds} rounds, A B B A; one worker, three servers and 50 clients unless said, and all processes on one "
+             "core. A cell is the median and, in brackets, the least and the most; a ratio is that of two samples of the same "
+             "round. What it costs that clients come and go is taken off: a sample is the difference between a run and one "
+             "in which each client asks once. System calls are counted under strace, which makes batches larger.\n")
+    rig.write(options.out, figures.page(head, found))
     rig.say(f"{options.out} is written; raw samples: {options.raw}")
-    print("\n".join(bar for one in sections for bar in one.bars))
+    print("\n".join(bar for one in found for bar in one.bars))
     return 0
 
 

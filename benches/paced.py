@@ -46,12 +46,16 @@ class Connection:
 
     def answered(self, reply: bytes) -> list[int]:
         """Reads what is there: when the requests were sent that it answers, each with exactly `reply`."""
-        data = self.rest + self.socket.recv(65_536)
-        count, left = divmod(len(data), len(reply))
-        if not data or data != reply * count + reply[:left]:
-            raise rig.Broken(f"an unexpected reply: {data[:60]!r}")
-        self.rest = reply[:left]
+        count, self.rest = replies(self.rest + self.socket.recv(65_536), reply)
         return [self.sent.popleft() for _ in range(count)]
+
+
+def replies(data: bytes, reply: bytes) -> tuple[int, bytes]:
+    """How often `reply` came, and what is there of the next one."""
+    count, left = divmod(len(data), len(reply))
+    if not data or data != reply * count + reply[:left]:
+        raise rig.Broken(f"an unexpected reply: {data[:60]!r}")
+    return count, reply[:left]
 
 
 def paced(port: int, rate: int, connections: int, seconds: float) -> dict[str, float]:
@@ -133,7 +137,7 @@ def render(found: dict[str, list[dict[str, float]]]) -> Section:
                                     {"GET": middle["ringway"] / middle["nutcracker"]}, ADDED_MOST))
     text = (f"{len(found['direct'])} rounds. GET over {CONNECTIONS} connections, evenly paced, sent whether or not the earlier ones were answered. The "
             "client spins on a core of its own, servers and proxies share another. Microseconds from send to reply; "
-            "`added` is what the same round's `direct` had less; `late` is the client's own lateness, the p99 of it.\n\n")
+            "`added` is what the same round's `direct` had less; `late` is the p99 of the client's own lateness: where it is not small, something else had its core.\n\n")
     head = ["", "p50", "added", "p99", "CPU s per million requests", "late"]
     return Section(f"Latency at {RATE:,} requests a second", bars, text + figures.table(head, lines))
 
