@@ -245,8 +245,12 @@ impl Engine {
 
     /// What a merge that has all its parts says; what an operator should hear of is kept.
     pub(super) fn finished(&mut self, merge: Merge, proto: Proto) -> Finish {
-        self.tally.settle(&self.metrics);
-        let proxy = if merge.concerns_proxy() { self.proxy() } else { Proxy::default() };
+        let proxy = if merge.concerns_proxy() {
+            self.tally.settle(&self.metrics);
+            self.proxy()
+        } else {
+            Proxy::default()
+        };
         let mut news = Vec::new();
         let finish = merge.finish(proto, &self.topology, &proxy, &mut news);
         for line in news {

@@ -380,19 +380,15 @@ impl Engine {
             }
         }
         let (count, seq) = (parts.len(), self.clients[id as usize].next_seq());
-        let values = split == Split::Pairs;
+        let words = if split == Split::Pairs { 2 } else { 1 };
         for (part, (_, conn, len)) in parts.iter().enumerate() {
             self.expect(*conn, id, seq, part as u16, false);
             self.conns[*conn as usize].out.write(|out| {
-                Reply::new(out, Proto::Resp2).array(1 + len * if values { 2 } else { 1 }).raw(args.raw(0));
+                Reply::new(out, Proto::Resp2).array(1 + len * words).raw(args.raw(0, 1));
             });
         }
         for (key, owner) in keys.iter().zip(&owners) {
-            let out = &mut self.conns[parts[*owner as usize].1 as usize].out;
-            out.push(args.raw(*key as usize));
-            if values {
-                out.push(args.raw(*key as usize + 1));
-            }
+            self.conns[parts[*owner as usize].1 as usize].out.push(args.raw(*key as usize, words));
         }
         let kind = match split {
             Split::Values => Kind::Values { owners },

@@ -48,20 +48,20 @@ impl<'a> Args<'a> {
         })
     }
 
-    /// Argument `index` as it stands in the request, its header and end included. Only for canonical
-    /// requests, whose headers can be told from their lengths.
+    /// `count` arguments from `index` on as they stand in the request, headers and ends included. Only for
+    /// canonical requests, whose headers can be told from their lengths.
     #[must_use]
     #[inline]
-    pub fn raw(&self, index: usize) -> &'a [u8] {
-        self.spans.get(index).map_or(&[][..], |span| {
-            let digits = match span.len {
-                0..10 => 1,
-                10..100 => 2,
-                len => len.ilog10() as usize + 1,
-            };
-            let start = span.start as usize;
-            self.buf.get(start - digits - 3..start + span.len as usize + 2).unwrap_or(&[])
-        })
+    pub fn raw(&self, index: usize, count: usize) -> &'a [u8] {
+        let spans = self.spans.get(index..index + count).unwrap_or(&[]);
+        let (Some(first), Some(last)) = (spans.first(), spans.last()) else { return &[] };
+        let digits = match first.len {
+            0..10 => 1,
+            10..100 => 2,
+            len => len.ilog10() as usize + 1,
+        };
+        let start = first.start as usize - digits - 3;
+        self.buf.get(start..last.start as usize + last.len as usize + 2).unwrap_or(&[])
     }
 
     /// Whether argument `index` is `word`, in any case.

@@ -86,7 +86,16 @@ impl Pattern {
 
     /// The tag of `key`, when the pattern matches it.
     #[must_use]
+    #[inline]
     pub fn tag<'a>(&'a self, key: &'a [u8]) -> Option<&'a [u8]> {
+        // Most keys that it does not match begin with another byte already.
+        if self.head.first().is_some_and(|byte| key.first() != Some(byte)) {
+            return None;
+        }
+        self.tag_of(key)
+    }
+
+    fn tag_of<'a>(&'a self, key: &'a [u8]) -> Option<&'a [u8]> {
         let mut rest = key.strip_prefix(self.head.as_slice())?;
         let mut tag = self.head.as_slice();
         let last = self.tail.len().checked_sub(1);

@@ -47,7 +47,7 @@ fn ok() -> Want {
     Want::Is(Value::ok())
 }
 
-const KINDS: &[&str] = &[
+pub(crate) const KINDS: &[&str] = &[
     "MGET",
     "SINTER",
     "SUNION",

@@ -531,16 +531,13 @@ impl Cut {
             counts[part].1 += 1;
             self.owners.push(part as u16);
         }
-        let values = self.split == Split::Pairs;
+        let words = if self.split == Split::Pairs { 2 } else { 1 };
         for (part, (shard, count)) in counts.into_iter().enumerate() {
             let bytes = multi.keep(|out| {
                 let mut line = Reply::new(out, Proto::Resp2);
-                line.array(1 + count * if values { 2 } else { 1 }).raw(args.raw(0));
+                line.array(1 + count * words).raw(args.raw(0, 1));
                 for (key, _) in keys.iter().zip(&self.owners).filter(|(_, owner)| **owner == part as u16) {
-                    line.raw(args.raw(*key as usize));
-                    if values {
-                        line.raw(args.raw(*key as usize + 1));
-                    }
+                    line.raw(args.raw(*key as usize, words));
                 }
             });
             self.parts.push((shard, bytes));
