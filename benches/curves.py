@@ -55,16 +55,19 @@ class Curve:
 
 # What each part is called, and what one has to know of it; {page} is CPU milliseconds.
 PARTS = {
-    "threads": ("Threads of the proxy, unpinned", "The load has two threads at both, so that it is not what is measured; "
-                "it looks at its clock four times a second, so its speed is a rough figure."),
+    "threads": ("Threads of the proxy, unpinned",
+                "The load has two threads at both, so that it is not what is measured; it looks at its clock four times "
+                "a second, so its speed is a rough figure."),
     "backends": ("Servers", ""),
     "clients": ("Clients", "The load generator, which shares the core, has as many sockets as the proxy."),
     "keys": ("Bytes of a key", "The load generator makes no key shorter than its number of 12 digits."),
-    "rules": ("Colocate rules", "Rules such as `app7:{{*}}:*`, which no key of the load fits, but for the last one of the "
-              "last row: `key:{{*}}`."),
+    "rules": ("Colocate rules",
+              "Rules such as `app7:{{*}}:*`, which no key of the load fits, but for the last one of the last row: "
+              "`key:{{*}}`."),
     "protocol": ("Protocol", ""),
-    "metrics": ("The metrics' page", "Counting cannot be turned off; this is what asking costs. One page takes {page} ms "
-                "of CPU, and a sample is long enough for some of them."),
+    "metrics": ("The metrics' page",
+                "Counting cannot be turned off; this is what asking costs. One page takes {page} ms of CPU, and a sample "
+                "is long enough for some of them."),
 }
 P1, P16 = (next(row for row in ROWS if row.name == name) for name in ("GET P1", "GET P16"))
 USUAL = Setup("usual", backends=3)
@@ -141,8 +144,18 @@ def fill(where: rig.Rig, points: list[Point]) -> None:
         done = count
 
 
-def measure(curves: list[Curve], options: argparse.Namespace) -> tuple[list[Sample], dict[tuple[str, str], float], float]:
-    """Samples of all rounds, system calls per request by curve and point, and CPU milliseconds of one page of metrics."""
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """Samples of all rounds, system calls per request by curve and point, and CPU milliseconds of one page
+    of metrics."""
+
+    samples: list[Sample]
+    calls: dict[tuple[str, str], float]
+    page_ms: float
+
+
+def measure(curves: list[Curve], options: argparse.Namespace) -> Measured:
+    """Every point of the curves, before one set of servers."""
     points = [point for curve in curves for point in curve.points]
     calls: dict[tuple[str, str], float] = {}
     samples: list[Sample] = []
@@ -164,7 +177,7 @@ def measure(curves: list[Curve], options: argparse.Namespace) -> tuple[list[Samp
                     samples.append(dataclasses.replace(taken, row=curve.name, proxy=name))
                     rig.keep(options.raw, dataclasses.asdict(samples[-1]))
             rig.say(f"curves: round {turn + 1} of {options.rounds}")
-        return samples, calls, page_cost(next(iter(proxies.values())))
+        return Measured(samples, calls, page_cost(next(iter(proxies.values()))))
 
 
 def page_cost(proxy: rig.Proxy) -> float:
@@ -175,25 +188,26 @@ def page_cost(proxy: rig.Proxy) -> float:
     return (rig.cpu_ns(proxy.pid) - before) / 1e6 / PAGES
 
 
-def section(part: str, curves: list[Curve], samples: list[Sample], calls: dict[tuple[str, str], float],
-            page_ms: float) -> Section:
+def section(part: str, curves: list[Curve], measured: Measured) -> Section:
+    """One table for all curves of a part."""
     title, text = PARTS[part]
     lines, bars = [], []
     for curve in curves:
         first, *others = names = [point.name for point in curve.points]
-        taken = figures.select(samples, row=curve.name)
+        taken = figures.select(measured.samples, row=curve.name)
         ratios = {name: figures.ratios(taken, name, first) for name in names}
         for point in curve.points:
             ours = figures.select(taken, proxy=point.name)
             lines.append([
                 f"{point.row.name}: {point.name}", str(figures.spread([s.cpu for s in ours])),
-                str(figures.spread(ratios[point.name])), figures.number(calls[curve.name, point.name]),
+                str(figures.spread(ratios[point.name])), figures.number(measured.calls[curve.name, point.name]),
                 str(figures.spread([s.rps / 1000 for s in ours]))])
         if curve.most:
             found = {f"{part} {name}": statistics.median(ratios[name]) for name in others}
-            bars.append(figures.verdict(f"{curve.name}: CPU per request at most {{}} of {part} {first}", found, curve.most))
+            promise = f"{curve.name}: CPU per request at most {{}} of {part} {first}"
+            bars.append(figures.verdict(promise, found, curve.most))
     head = ["", "CPU s per million requests", "of the first", "system calls per request", "thousand requests/s"]
-    return Section(title, bars, f"{text.format(page=figures.number(page_ms))}\n\n{figures.table(head, lines)}".lstrip())
+    return Section(title, bars, f"{text.format(page=figures.number(measured.page_ms))}\n\n{figures.table(head, lines)}".lstrip())
 
 
 def arguments() -> argparse.Namespace:
@@ -222,7 +236,7 @@ def sections(options: argparse.Namespace) -> list[Section]:
         if curves := [curve for curve in CURVES if curve.pinned == pinned and curve.part in wanted]:
             measured = measure(curves, options)
             for part in dict.fromkeys(curve.part for curve in curves):
-                found.append(section(part, [curve for curve in curves if curve.part == part], *measured))
+                found.append(section(part, [curve for curve in curves if curve.part == part], measured))
     if "paced" in wanted:
         found.append(paced.section(options.paced_rounds, options.paced_seconds, options.raw))
     if "one-client" in wanted:
@@ -241,10 +255,11 @@ def main() -> int:
         rig.say(f"curves: {err}")
         return 1
     head = rig.heading("How the cost grows", "bench-curves", time.monotonic() - start)
-    head += (f"\n{options.rounds} rounds, A B B A; one worker, three servers and 50 clients unless said, and all processes on one "
-             "core. A cell is the median and, in brackets, the least and the most; a ratio is that of two samples of the same "
-             "round. What it costs that clients come and go is taken off: a sample is the difference between a run and one "
-             "in which each client asks once. System calls are counted under strace, which makes batches larger.\n")
+    head += (f"\n{options.rounds} rounds, A B B A; one worker, three servers and 50 clients unless said, and all processes "
+             "on one core. A cell is the median and, in brackets, the least and the most; a ratio is that of two samples "
+             "of the same round. What it costs that clients come and go is taken off: a sample is the difference "
+             "between a run and one in which each client asks once. System calls are counted under strace, which makes "
+             "batches larger.\n")
     rig.write(options.out, figures.page(head, found))
     rig.say(f"{options.out} is written; raw samples: {options.raw}")
     print("\n".join(bar for one in found for bar in one.bars))

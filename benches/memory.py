@@ -214,7 +214,8 @@ def idle_section(kinds: list[str], clients: int) -> Section:
 
 def burst_section(kinds: list[str]) -> Section:
     found = {kind: burst(kind) for kind in kinds}
-    bars = [figures.verdict("after a burst: memory at most {} of before", {"RSS": one["after"] / one["before"]}, BURST_MOST)
+    bars = [figures.verdict("after a burst: memory at most {} of before", {"RSS": one["after"] / one["before"]},
+                            BURST_MOST)
             for kind, one in found.items() if kind == SUBJECT]
     return Section(f"{BURST_CLIENTS} clients, -P {BURST_PIPELINE}, {BURST_BYTES} bytes; MiB", bars, table(found))
 
@@ -229,9 +230,10 @@ def huge_section(kinds: list[str], size: int) -> Section:
         for name, most in BESIDE_MOST.items():
             ratios = {word: beside[name][f"{word}: p99 ms"] / beside[name]["quiet: p99 ms"] for word in ("in", "out")}
             bars.append(figures.verdict(f"a huge value: p99 of a client {name} at most {{}} of quiet", ratios, most))
-    beside = {f"{kind}, {name}" if name else kind: one for kind, (_, all_of) in found.items() for name, one in all_of.items()}
-    text = (f"{table({kind: whole for kind, (whole, _) in found.items()})}\nA client beside it, which asks for a small key every "
-            f"millisecond:\n\n{table(beside)}")
+    beside = {f"{kind}, {name}" if name else kind: one
+              for kind, (_, neighbours) in found.items() for name, one in neighbours.items()}
+    text = (f"{table({kind: whole for kind, (whole, _) in found.items()})}\nA client beside it, which asks for a small key "
+            f"every millisecond:\n\n{table(beside)}")
     return Section(f"One value of {size / 1048576:.0f} MiB", bars, text)
 
 

@@ -23,7 +23,8 @@ def python() -> str:
     """The interpreter of the tests' environment, which has redis-py; made if it is missing."""
     home = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", rig.ROOT / "target")) / "clients"
     if not (home / "python.done").exists():
-        subprocess.run(["sh", str(rig.ROOT / "tests/clients/setup.sh"), str(home)], check=True, stdin=subprocess.DEVNULL)
+        setup = ["sh", str(rig.ROOT / "tests/clients/setup.sh"), str(home)]
+        subprocess.run(setup, check=True, stdin=subprocess.DEVNULL)
     return str(home / "python/bin/python")
 
 
@@ -83,13 +84,15 @@ def render(found: dict[str, dict[str, list[float]]]) -> Section:
     once = case(False, 1)
     bars = [
         figures.verdict("one client, 20 kB: time at most {} of nutcracker's", middle["nutcracker"], NUTCRACKER_MOST),
-        figures.verdict("one client, 20 kB: time at most {} of a cluster's", {once: middle["cluster"][once]}, CLUSTER_MOST),
+        figures.verdict("one client, 20 kB: time at most {} of a cluster's", {once: middle["cluster"][once]},
+                        CLUSTER_MOST),
     ]
     lines = [[name, *(str(figures.spread(found[name][target])) for target in TARGETS),
               *(str(figures.spread(ratios(name, other))) for other in middle)] for name in found]
-    text = (f"{len(found[once]['direct'])} repetitions. Milliseconds for ten writes of 20,000 bytes, each then read, by redis-py, one request at a time. `cold`: a new "
-            "client object each time, connecting included; `warm`: one that has been used. `cluster`: three masters with "
-            "a replica each and redis-py's cluster client; the others have its plain client and three servers (`direct`: "
-            "one). All processes share one core. A ratio is that of the two times of one repetition.\n\n")
+    text = (f"{len(found[once]['direct'])} repetitions. Milliseconds for ten writes of 20,000 bytes, each then read, by "
+            "redis-py, one request at a time. `cold`: a new client object each time, connecting included; `warm`: one "
+            "that has been used. `cluster`: three masters with a replica each and redis-py's cluster client; the others "
+            "have its plain client and three servers (`direct`: one). All processes share one core. A ratio is that of "
+            "the two times of one repetition.\n\n")
     head = ["", *TARGETS, *(f"ringway / {other}" for other in middle)]
     return Section("One client, one request at a time", bars, text + figures.table(head, lines))

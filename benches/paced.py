@@ -135,9 +135,10 @@ def render(found: dict[str, list[dict[str, float]]]) -> Section:
     if middle["nutcracker"] > 0:
         bars.append(figures.verdict(f"{RATE:,} requests/s: p50 added over direct at most {{}} of nutcracker's",
                                     {"GET": middle["ringway"] / middle["nutcracker"]}, ADDED_MOST))
-    text = (f"{len(found['direct'])} rounds. GET over {CONNECTIONS} connections, evenly paced, sent whether or not the earlier ones were answered. The "
-            "client spins on a core of its own, servers and proxies share another. Microseconds from send to reply; "
-            "`added` is what the same round's `direct` had less; `late` is the p99 of the client's own lateness: where it is not small, something else had its core.\n\n")
+    text = (f"{len(found['direct'])} rounds. GET over {CONNECTIONS} connections, evenly paced, sent whether or not the "
+            "earlier ones were answered. The client spins on a core of its own, servers and proxies share another. "
+            "Microseconds from send to reply; `added` is what the same round's `direct` had less; `late` is the p99 of "
+            "the client's own lateness: where it is not small, something else had its core.\n\n")
     head = ["", "p50", "added", "p99", "CPU s per million requests", "late"]
     return Section(f"Latency at {RATE:,} requests a second", bars, text + figures.table(head, lines))
 

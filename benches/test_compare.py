@@ -91,13 +91,13 @@ class Figures(unittest.TestCase):
             self.assertEqual(figures.number(value), text)
 
     def test_ratios_pair_the_samples_of_a_round(self):
-        samples = [taken("ringway", 0, 100), taken("haproxy", 0, 50), taken("haproxy", 1, 200), taken("ringway", 1, 100),
-                   taken("ringway", 2, 100), taken("haproxy", 0, 10, pinning="unpinned")]
+        samples = [taken("ringway", 0, 100), taken("haproxy", 0, 50), taken("haproxy", 1, 200),
+                   taken("ringway", 1, 100), taken("ringway", 2, 100), taken("haproxy", 0, 10, pinning="unpinned")]
         self.assertEqual(figures.ratios(samples, "ringway", "haproxy"), [2.0, 0.5])
 
     def test_a_verdict_names_what_does_not_hold(self):
         for y, held in ((0.75, "holds (largest 0.750, y)"), (0.752, "NOT: y 0.752")):
-            self.assertEqual(figures.verdict("at most {} of it", {"x": 0.5, "y": y}, 0.75), f"at most 0.75 of it: {held}")
+            self.assertEqual(figures.verdict("at most {} of x", {"x": 0.5, "y": y}, 0.75), f"at most 0.75 of x: {held}")
 
     def test_verdicts_are_by_the_medians_of_what_was_measured(self):
         samples = [taken("nutcracker", turn, 100) for turn in range(3)]

@@ -17,7 +17,8 @@ class Curves(unittest.TestCase):
 
     def test_points_differ(self):
         for curve in CURVES:
-            self.assertEqual(len({(point.row, point.setup, point.fetched) for point in curve.points}), len(curve.points))
+            differing = {(point.row, point.setup, point.fetched) for point in curve.points}
+            self.assertEqual(len(differing), len(curve.points))
 
     def test_files_of_ringways_that_stand_at_once_differ(self):
         setups = {point.setup for curve in CURVES for point in curve.points}
@@ -34,7 +35,7 @@ class Curves(unittest.TestCase):
         samples = [Sample("pinned", 0, curve.name, name, 1_000, 5_000.0, 0.5, 1.5, cpu, None)
                    for name, cpu in (("RESP2", 500_000), ("RESP3", 550_000))]
         calls = {(curve.name, name): 0.5 for name in ("RESP2", "RESP3")}
-        found = curves.section("protocol", [curve], samples, calls, 0.1)
+        found = curves.section("protocol", [curve], curves.Measured(samples, calls, 0.1))
         self.assertEqual(found.bars, ["protocol, GET P16: CPU per request at most 1.05 of protocol RESP2: NOT: "
                                       "protocol RESP3 1.100"])
         self.assertIn("| GET P16: RESP3 | 0.55 (0.55–0.55) | 1.10 (1.10–1.10) | 0.50 | 5.00 (5.00–5.00) |", found.text)
@@ -50,8 +51,8 @@ class Paced(unittest.TestCase):
     def test_what_is_added_is_judged_beside_nutcracker(self):
         found = {name: [{"p50": p50, "p99": 9.0, "late": 1.0}]
                  for name, p50 in (("direct", 10.0), ("haproxy", 15.0), ("nutcracker", 30.0), ("ringway", 25.0))}
-        self.assertEqual(paced.render(found).bars,
-                         ["5,000 requests/s: p50 added over direct at most 0.9 of nutcracker's: holds (largest 0.750, GET)"])
+        self.assertEqual(paced.render(found).bars, [
+            "5,000 requests/s: p50 added over direct at most 0.9 of nutcracker's: holds (largest 0.750, GET)"])
 
 
 class OneClient(unittest.TestCase):
