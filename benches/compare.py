@@ -49,9 +49,9 @@ def render(options: argparse.Namespace, rows: list[Row], samples: list[Sample], 
         rig.heading("Ringway beside others", "bench", seconds),
         "\n".join(f"- {name}: {version or 'not started here'}" for name, version in versions.items()) + "\n",
         f"{options.rounds} rounds, A B B A; {rows[0].clients} clients; one worker each; three Redis servers behind "
-        "every proxy (`direct`: one, no proxy). haproxy relays bytes in TCP mode: it reads no request and shards nothing. "
-        "A cell is the median and, in brackets, the least and the most; a ratio is that of the two samples of the "
-        "same round. `pinned`: proxy, servers and load share one core; `unpinned`: the kernel places them. Every "
+        "every proxy (`direct`: one, no proxy). haproxy relays bytes in TCP mode: it reads no request and shards "
+        "nothing. A cell is the median and, in brackets, the least and the most; a ratio is that of the two samples of "
+        "the same round. `pinned`: proxy, servers and load share one core; `unpinned`: the kernel places them. Every "
         "sample's requests were counted by the servers, and every key read was found.\n",
     ]
     if lines := figures.verdicts(samples, syscalls.get(figures.SUBJECT, {})):

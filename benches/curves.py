@@ -56,8 +56,8 @@ class Curve:
 # What each part is called, and what one has to know of it; {page} is CPU milliseconds.
 PARTS = {
     "threads": ("Threads of the proxy, unpinned",
-                "The load has two threads at both, so that it is not what is measured; it looks at its clock four times "
-                "a second, so its speed is a rough figure."),
+                "The load has two threads at both, so that it is not what is measured; it looks at its clock four "
+                "times a second, so its speed is a rough figure."),
     "backends": ("Servers", ""),
     "clients": ("Clients", "The load generator, which shares the core, has as many sockets as the proxy."),
     "keys": ("Bytes of a key", "The load generator makes no key shorter than its number of 12 digits."),
@@ -66,8 +66,8 @@ PARTS = {
               "`key:{{*}}`."),
     "protocol": ("Protocol", ""),
     "metrics": ("The metrics' page",
-                "Counting cannot be turned off; this is what asking costs. One page takes {page} ms of CPU, and a sample "
-                "is long enough for some of them."),
+                "Counting cannot be turned off; this is what asking costs. One page takes {page} ms of CPU, and a "
+                "sample is long enough for some of them."),
 }
 P1, P16 = (next(row for row in ROWS if row.name == name) for name in ("GET P1", "GET P16"))
 USUAL = Setup("usual", backends=3)
@@ -113,7 +113,7 @@ CURVES = (
     over_rows("protocol", P1, PROTOCOLS, 1.05),
     over_rows("protocol", P16, PROTOCOLS, 1.05),
     fetched(P1, 3),
-    fetched(P16, 16),
+    fetched(P16, 24),
 )
 
 
@@ -203,11 +203,12 @@ def section(part: str, curves: list[Curve], measured: Measured) -> Section:
                 str(figures.spread(ratios[point.name])), figures.number(measured.calls[curve.name, point.name]),
                 str(figures.spread([s.rps / 1000 for s in ours]))])
         if curve.most:
-            found = {f"{part} {name}": statistics.median(ratios[name]) for name in others}
-            promise = f"{curve.name}: CPU per request at most {{}} of {part} {first}"
+            found = {f'"{name}"': statistics.median(ratios[name]) for name in others}
+            promise = f'{curve.name}: CPU per request at most {{}} of that at "{first}"'
             bars.append(figures.verdict(promise, found, curve.most))
     head = ["", "CPU s per million requests", "of the first", "system calls per request", "thousand requests/s"]
-    return Section(title, bars, f"{text.format(page=figures.number(measured.page_ms))}\n\n{figures.table(head, lines)}".lstrip())
+    text = text.format(page=figures.number(measured.page_ms))
+    return Section(title, bars, f"{text}\n\n{figures.table(head, lines)}".lstrip())
 
 
 def arguments() -> argparse.Namespace:
@@ -255,11 +256,11 @@ def main() -> int:
         rig.say(f"curves: {err}")
         return 1
     head = rig.heading("How the cost grows", "bench-curves", time.monotonic() - start)
-    head += (f"\n{options.rounds} rounds, A B B A; one worker, three servers and 50 clients unless said, and all processes "
-             "on one core. A cell is the median and, in brackets, the least and the most; a ratio is that of two samples "
-             "of the same round. What it costs that clients come and go is taken off: a sample is the difference "
-             "between a run and one in which each client asks once. System calls are counted under strace, which makes "
-             "batches larger.\n")
+    head += (f"\n{options.rounds} rounds, A B B A; one worker, three servers and 50 clients unless said, and all "
+             "processes on one core. A cell is the median and, in brackets, the least and the most; a ratio is that of two "
+             "samples of the same round. What it costs that clients come and go is taken off: a sample is the "
+             "difference between a run and one in which each client asks once. System calls are counted under strace, "
+             "which makes batches larger.\n")
     rig.write(options.out, figures.page(head, found))
     rig.say(f"{options.out} is written; raw samples: {options.raw}")
     print("\n".join(bar for one in found for bar in one.bars))

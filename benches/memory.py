@@ -232,8 +232,8 @@ def huge_section(kinds: list[str], size: int) -> Section:
             bars.append(figures.verdict(f"a huge value: p99 of a client {name} at most {{}} of quiet", ratios, most))
     beside = {f"{kind}, {name}" if name else kind: one
               for kind, (_, neighbours) in found.items() for name, one in neighbours.items()}
-    text = (f"{table({kind: whole for kind, (whole, _) in found.items()})}\nA client beside it, which asks for a small key "
-            f"every millisecond:\n\n{table(beside)}")
+    text = (table({kind: whole for kind, (whole, _) in found.items()})
+            + f"\nA client beside it, which asks for a small key every millisecond:\n\n{table(beside)}")
     return Section(f"One value of {size / 1048576:.0f} MiB", bars, text)
 
 

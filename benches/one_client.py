@@ -89,10 +89,10 @@ def render(found: dict[str, dict[str, list[float]]]) -> Section:
     ]
     lines = [[name, *(str(figures.spread(found[name][target])) for target in TARGETS),
               *(str(figures.spread(ratios(name, other))) for other in middle)] for name in found]
-    text = (f"{len(found[once]['direct'])} repetitions. Milliseconds for ten writes of 20,000 bytes, each then read, by "
-            "redis-py, one request at a time. `cold`: a new client object each time, connecting included; `warm`: one "
-            "that has been used. `cluster`: three masters with a replica each and redis-py's cluster client; the others "
-            "have its plain client and three servers (`direct`: one). All processes share one core. A ratio is that of "
-            "the two times of one repetition.\n\n")
+    text = (f"{len(found[once]['direct'])} repetitions. Milliseconds for ten writes of 20,000 bytes, each then read, "
+            "by redis-py, one request at a time. `cold`: a new client object each time, connecting included; `warm`: "
+            "one that has been used. `cluster`: three masters with a replica each and redis-py's cluster client; the "
+            "others have its plain client and three servers (`direct`: one). All processes share one core. A ratio is "
+            "that of the two times of one repetition.\n\n")
     head = ["", *TARGETS, *(f"ringway / {other}" for other in middle)]
     return Section("One client, one request at a time", bars, text + figures.table(head, lines))

@@ -36,8 +36,8 @@ class Curves(unittest.TestCase):
                    for name, cpu in (("RESP2", 500_000), ("RESP3", 550_000))]
         calls = {(curve.name, name): 0.5 for name in ("RESP2", "RESP3")}
         found = curves.section("protocol", [curve], curves.Measured(samples, calls, 0.1))
-        self.assertEqual(found.bars, ["protocol, GET P16: CPU per request at most 1.05 of protocol RESP2: NOT: "
-                                      "protocol RESP3 1.100"])
+        self.assertEqual(found.bars, [
+            'protocol, GET P16: CPU per request at most 1.05 of that at "RESP2": NOT: "RESP3" 1.100'])
         self.assertIn("| GET P16: RESP3 | 0.55 (0.55–0.55) | 1.10 (1.10–1.10) | 0.50 | 5.00 (5.00–5.00) |", found.text)
 
 
