@@ -257,8 +257,8 @@ def main() -> int:
         return 1
     head = rig.heading("How the cost grows", "bench-curves", time.monotonic() - start)
     head += (f"\n{options.rounds} rounds, A B B A; one worker, three servers and 50 clients unless said, and all "
-             "processes on one core. A cell is the median and, in brackets, the least and the most; a ratio is that of two "
-             "samples of the same round. What it costs that clients come and go is taken off: a sample is the "
+             "processes on one core. A cell is the median and, in brackets, the least and the most; a ratio is that of "
+             "two samples of the same round. What it costs that clients come and go is taken off: a sample is the "
              "difference between a run and one in which each client asks once. System calls are counted under strace, "
              "which makes batches larger.\n")
     rig.write(options.out, figures.page(head, found))
