@@ -28,6 +28,7 @@ use crate::config::{Config, CrossShard, CrossShardTransactions, Keyless, ReadyQu
 use crate::engine::{self, About, Credentials, Options, User};
 use crate::metrics::{Metrics, Refusal, WorkerMetrics};
 use crate::resp::Limits;
+use crate::socket::tune;
 use crate::topology::{Endpoint, ShardId, Topology};
 use crate::worker::{self, Accepted, Arrival, Patience, Setup};
 
@@ -160,6 +161,7 @@ impl Listener {
                 socket.set_reuse_address(true)?;
                 socket.set_reuse_port(config.proxy.reuse_port)?;
                 socket.set_nonblocking(true)?;
+                tune(&socket)?;
                 socket.bind(&address.into())?;
                 socket.listen(config.proxy.backlog as i32)?;
                 Ok(Self::Tcp(TcpListener::from_std(socket.into())?))

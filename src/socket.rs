@@ -28,20 +28,13 @@ impl Socket {
     /// It cannot be resolved or reached.
     pub async fn connect(endpoint: &Endpoint) -> io::Result<Self> {
         match endpoint {
-            Endpoint::Tcp { host, port } => Self::tuned(TcpStream::connect((host.as_str(), *port)).await?),
+            Endpoint::Tcp { host, port } => {
+                let stream = TcpStream::connect((host.as_str(), *port)).await?;
+                tune(&SockRef::from(&stream))?;
+                Ok(Self::Tcp(stream))
+            }
             Endpoint::Unix(path) => Ok(Self::Unix(UnixStream::connect(path).await?)),
         }
-    }
-
-    /// A TCP socket that sends at once and notices a dead peer.
-    ///
-    /// # Errors
-    /// The socket is closed already.
-    pub fn tuned(stream: TcpStream) -> io::Result<Self> {
-        stream.set_nodelay(true)?;
-        let probes = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 6).with_retries(3);
-        SockRef::from(&stream).set_tcp_keepalive(&probes)?;
-        Ok(Self::Tcp(stream))
     }
 
     /// Reads into `buf`; a short read does not cost a second system call.
@@ -75,4 +68,14 @@ impl Socket {
             Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
         }
     }
+}
+
+/// A TCP socket sends at once and notices a dead peer. What a listening one accepts does so, too.
+///
+/// # Errors
+/// The socket is closed already.
+pub fn tune(socket: &socket2::Socket) -> io::Result<()> {
+    let probes = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 6).with_retries(3);
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&probes)
 }

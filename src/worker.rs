@@ -9,6 +9,7 @@
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -16,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, Cache};
 use tokio::sync::{mpsc, watch};
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, yield_now};
 use tracing::{info, warn};
 
 use crate::engine::{About, Engine, Fault, Message, Options, Order};
@@ -30,8 +31,10 @@ mod connect;
 
 /// What one read may bring.
 const SCRATCH_BYTES: usize = 64 * 1024;
-/// Reads of one socket before others have their turn.
-const FILLS_MAX: usize = 4;
+/// Reads, or writes, of one socket before others have their turn.
+const TURNS_MAX: usize = 4;
+/// What one write may take; one read takes as much at most.
+const WRITE_BYTES_MAX: usize = 256 * 1024;
 /// How often timeouts are looked at.
 const TICK: Duration = Duration::from_millis(100);
 /// Messages of other workers that are taken in before clients have their turn.
@@ -98,7 +101,7 @@ struct ClientIo {
     task: AbortHandle,
     /// Its task, while the engine does not want more from it.
     resting: Option<Waker>,
-    /// It took nothing more: it stands in `full_clients`, once.
+    /// It took nothing more, or enough for now: it stands in `full_clients`, once.
     full: bool,
 }
 
@@ -106,7 +109,7 @@ struct ConnIo {
     socket: Option<Socket>,
     task: AbortHandle,
     reader: Option<Waker>,
-    /// It took nothing more: it stands in `full_conns`, once.
+    /// It took nothing more, or enough for now: it stands in `full_conns`, once.
     full: bool,
 }
 
@@ -175,7 +178,7 @@ impl Worker {
     /// A new client gets its task.
     fn welcome(worker: &Rc<RefCell<Self>>, arrival: Arrival) {
         let socket = match arrival.socket {
-            Accepted::Tcp(stream) => tokio::net::TcpStream::from_std(stream).and_then(Socket::tuned),
+            Accepted::Tcp(stream) => tokio::net::TcpStream::from_std(stream).map(Socket::Tcp),
             Accepted::Unix(stream) => tokio::net::UnixStream::from_std(stream).map(Socket::Unix),
         };
         // It may be gone already; that is nobody's fault.
@@ -202,7 +205,7 @@ impl Worker {
 
     fn read_client(&mut self, id: u32, cx: &mut Context<'_>) -> Poll<()> {
         self.look_at_the_clock();
-        for _ in 0..FILLS_MAX {
+        for _ in 0..TURNS_MAX {
             let Some(io) = self.clients.get_mut(id as usize).and_then(Option::as_mut) else { return Poll::Ready(()) };
             if !self.engine.client_wants(id) {
                 io.resting = Some(cx.waker().clone());
@@ -229,14 +232,14 @@ impl Worker {
             }
             self.after();
         }
-        cx.waker().wake_by_ref();
+        wake_after_others(cx);
         Poll::Pending
     }
 
     /// Ready when the socket is gone.
     fn read_conn(&mut self, id: u32, cx: &mut Context<'_>) -> Poll<()> {
         self.look_at_the_clock();
-        for _ in 0..FILLS_MAX {
+        for _ in 0..TURNS_MAX {
             let Some(io) = self.conns.get_mut(id as usize).and_then(Option::as_mut) else { return Poll::Ready(()) };
             let Some(socket) = &mut io.socket else { return Poll::Ready(()) };
             let read = match self.engine.conn_direct(id) {
@@ -257,7 +260,7 @@ impl Worker {
             }
             self.after();
         }
-        cx.waker().wake_by_ref();
+        wake_after_others(cx);
         Poll::Pending
     }
 
@@ -302,13 +305,13 @@ impl Worker {
     }
 
     fn write_conn(&mut self, id: u32, cx: &mut Context<'_>) {
-        loop {
+        for turn in 0.. {
             let Some(io) = self.conns.get_mut(id as usize).and_then(Option::as_mut) else { return };
             let (Some(socket), Some(out)) = (&mut io.socket, self.engine.conn_out(id)) else { return };
             if out.is_empty() || io.full {
                 return;
             }
-            match write(socket, out, cx) {
+            match write(socket, out, turn, cx) {
                 Poll::Ready(Ok(count)) => {
                     out.advance(count);
                     self.engine.conn_written(id);
@@ -327,13 +330,13 @@ impl Worker {
     }
 
     fn write_client(&mut self, id: u32, cx: &mut Context<'_>) {
-        loop {
+        for turn in 0.. {
             let Some(io) = self.clients.get_mut(id as usize).and_then(Option::as_mut) else { return };
             let Some(out) = self.engine.client_out(id) else { return };
             if out.is_empty() || io.full {
                 return;
             }
-            match write(&mut io.socket, out, cx) {
+            match write(&mut io.socket, out, turn, cx) {
                 Poll::Ready(Ok(count)) => {
                     out.advance(count);
                     self.engine.client_written(id, count);
@@ -492,11 +495,22 @@ fn swap_back(kept: &mut Vec<u32>, mut spare: Vec<u32>) {
     }
 }
 
-fn write(socket: &mut Socket, out: &crate::engine::Out, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+/// Pending when the socket takes nothing more for now, or others have their turn first.
+fn write(socket: &mut Socket, out: &crate::engine::Out, turn: usize, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    if turn == TURNS_MAX {
+        wake_after_others(cx);
+        return Poll::Pending;
+    }
     if let Some(bytes) = out.single() {
-        return socket.poll_write(cx, bytes);
+        return socket.poll_write(cx, &bytes[..bytes.len().min(WRITE_BYTES_MAX)]);
     }
     let mut slices = [IoSlice::new(&[]); 16];
-    let count = out.slices(&mut slices);
+    let count = out.slices(&mut slices, WRITE_BYTES_MAX);
     socket.poll_write_vectored(cx, &slices[..count])
+}
+
+/// Has the task woken when every socket that is ready has been asked for, which a plain waking would not
+/// wait for.
+fn wake_after_others(cx: &mut Context<'_>) {
+    _ = pin!(yield_now()).poll(cx);
 }

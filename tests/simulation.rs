@@ -571,7 +571,7 @@ fn write(out: &mut Out, room: usize, socket: &mut std::collections::VecDeque<u8>
         bytes.to_vec()
     } else {
         let mut slices = [std::io::IoSlice::new(&[]); 16];
-        let count = out.slices(&mut slices);
+        let count = out.slices(&mut slices, usize::MAX);
         slices[..count].iter().flat_map(|slice| slice.iter().copied()).collect()
     };
     let count = random.chunk(bytes.len().min(room));

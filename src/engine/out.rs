@@ -140,16 +140,18 @@ impl Out {
         self.chunks.is_empty().then(|| &self.tail[self.head..])
     }
 
-    /// The first pieces to write.
-    pub fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>; 16]) -> usize {
-        let mut count = 0;
-        for (index, chunk) in self.chunks.iter().take(slices.len()).enumerate() {
-            slices[index] = IoSlice::new(if index == 0 { &chunk[self.head..] } else { chunk });
-            count = index + 1;
-        }
-        if count == self.chunks.len() && count < slices.len() && !self.tail.is_empty() {
-            slices[count] = IoSlice::new(if count == 0 { &self.tail[self.head..] } else { &self.tail });
-            count += 1;
+    /// The first pieces to write, of `most` bytes at most.
+    pub fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>; 16], most: usize) -> usize {
+        let (mut count, mut room) = (0, most);
+        let pieces =
+            self.chunks.iter().map(|chunk| &chunk[..]).chain([&self.tail[..]]).filter(|piece| !piece.is_empty());
+        for (index, piece) in pieces.take(slices.len()).enumerate() {
+            let piece = if index == 0 { &piece[self.head..] } else { piece };
+            slices[index] = IoSlice::new(&piece[..piece.len().min(room)]);
+            (count, room) = (index + 1, room.saturating_sub(piece.len()));
+            if room == 0 {
+                break;
+            }
         }
         count
     }
@@ -211,7 +213,7 @@ mod tests {
         let mut all = Vec::new();
         while !out.is_empty() {
             let mut slices = [IoSlice::new(&[]); 16];
-            let count = out.slices(&mut slices);
+            let count = out.slices(&mut slices, usize::MAX);
             // Only what is taken is copied: single steps over hundreds of kilobytes are many.
             let bytes: Vec<u8> = slices[..count].iter().flat_map(|s| s.iter().copied()).take(step).collect();
             if let Some(single) = out.single() {

@@ -173,7 +173,7 @@ fn drained(out: &mut Out) -> Vec<u8> {
     let mut all = Vec::new();
     while !out.is_empty() {
         let mut slices = [std::io::IoSlice::new(&[]); 16];
-        let count = out.slices(&mut slices);
+        let count = out.slices(&mut slices, usize::MAX);
         let bytes: Vec<u8> = slices[..count].iter().flat_map(|slice| slice.iter().copied()).collect();
         out.advance(bytes.len());
         all.extend_from_slice(&bytes);

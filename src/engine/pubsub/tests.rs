@@ -124,7 +124,7 @@ impl Bench {
         let mut bytes = Vec::new();
         while !out.is_empty() {
             let mut slices = [std::io::IoSlice::new(&[]); 16];
-            let count = out.slices(&mut slices);
+            let count = out.slices(&mut slices, usize::MAX);
             let before = bytes.len();
             slices[..count].iter().for_each(|slice| bytes.extend_from_slice(slice));
             out.advance(bytes.len() - before);
