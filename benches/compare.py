@@ -18,6 +18,9 @@ import load
 import rig
 from figures import ROWS, Row, Sample
 
+# What the figures come from, in words; it ends the page.
+ACCOUNT = rig.ROOT / "benches/account.md"
+
 
 def measure(options: argparse.Namespace, pinning: str, rows: list[Row]) -> tuple[list[Sample], dict[str, str]]:
     """All rounds at one pinning, and the versions of what took part."""
@@ -60,6 +63,8 @@ def render(options: argparse.Namespace, rows: list[Row], samples: list[Sample], 
         taken = figures.select(samples, pinning=pinning)
         parts += [f"## CPU seconds of the proxy per million requests, {pinning}\n",
                   figures.cpu_table(taken, names, proxies),
+                  f"## The kernel's part of that, {pinning}\n",
+                  figures.kernel_table(taken, names, proxies),
                   f"## Thousand requests per second; p50 / p99 in ms, {pinning}\n",
                   figures.speed_table(taken, names, proxies)]
     parts += ["## Peak resident memory of the proxy, MiB\n", figures.memory_table(samples, names, proxies)]
@@ -68,6 +73,7 @@ def render(options: argparse.Namespace, rows: list[Row], samples: list[Sample], 
         if counts:
             lines = [[name, *(figures.number(counts[kind][name]) for kind in counts)] for name in names]
             parts += [f"## {title}\n", figures.table(["", *counts], lines)]
+    parts.append(ACCOUNT.read_text())
     return "\n".join(parts)
 
 

@@ -84,6 +84,9 @@ class Sample:
     p99_ms: float
     cpu_ns: int | None
     peak_kib: int | None
+    # Of the same CPU, as the kernel tells the two apart: hundredths of a second in user space and in the kernel.
+    user: int = 0
+    kernel: int = 0
 
     @property
     def cpu(self) -> float | None:
@@ -220,6 +223,25 @@ def cpu_table(samples: list[Sample], rows: list[str], proxies: list[str]) -> str
             line.append(str(spread(ratios(select(samples, row=row), SUBJECT, peer))))
         lines.append(line)
     return table(head, lines)
+
+
+def kernel_table(samples: list[Sample], rows: list[str], proxies: list[str]) -> str:
+    """The kernel's part of each proxy's CPU, and what SUBJECT's ratios to the peers of BARS would be if it did
+    nothing but call the kernel: no saving of its own instructions gets below."""
+    peers = [peer for peer in dict.fromkeys(bar.peer for bar in BARS) if {SUBJECT, peer} <= set(proxies)]
+    burning = [name for name in proxies if any(s.kernel for s in select(samples, proxy=name))]
+    lines = []
+    for row in rows:
+        taken = select(samples, row=row)
+        parts = {name: kernel_part(select(taken, proxy=name)) for name in burning}
+        floors = [statistics.median(ratios(taken, SUBJECT, peer)) * parts[SUBJECT] for peer in peers]
+        lines.append([row, *(f"{part:.0%}" for part in parts.values()), *map(number, floors)])
+    return table(["", *burning, *(f"kernel of {SUBJECT} / {peer}" for peer in peers)], lines)
+
+
+def kernel_part(samples: list[Sample]) -> float:
+    kernel = sum(s.kernel for s in samples)
+    return kernel / max(1, kernel + sum(s.user for s in samples))
 
 
 def speed_table(samples: list[Sample], rows: list[str], proxies: list[str]) -> str:

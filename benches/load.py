@@ -79,10 +79,11 @@ def sample(proxy: rig.Proxy, row: Row, requests: int, where: rig.Rig, turn: int)
     counted = rig.requests_counted(proxy, row.command) if proxy.name == "ringway" else 0
     if proxy.pid:
         rig.forget_peak(proxy.pid)
-    cpu = rig.cpu_ns(proxy.pid) if proxy.pid else None
+    cpu, (user, kernel) = (rig.cpu_ns(proxy.pid), rig.cpu_ticks(proxy.pid)) if proxy.pid else (None, (0, 0))
     text = send(proxy, row, requests, where.core)
     if proxy.pid:
         cpu = rig.cpu_ns(proxy.pid) - cpu
+        user, kernel = (now - then for now, then in zip(rig.cpu_ticks(proxy.pid), (user, kernel)))
     peak = rig.memory_kib(proxy.pid, "VmHWM") if proxy.pid else None
     # A peer may stand before servers of its own: nothing is known of their counters.
     if proxy.process or proxy.name == "direct":
@@ -91,7 +92,7 @@ def sample(proxy: rig.Proxy, row: Row, requests: int, where: rig.Rig, turn: int)
             wrong.append(f"{requests} {row.command} sent, ringway_requests_total grew by {own}")
         if wrong:
             raise rig.Broken(f"{proxy.name}, {row.name}, {pinning}: {'; '.join(wrong)}")
-    return Sample(pinning, turn, row.name, proxy.name, requests, *figures.parse_csv(text), cpu, peak)
+    return Sample(pinning, turn, row.name, proxy.name, requests, *figures.parse_csv(text), cpu, peak, user, kernel)
 
 
 def net_sample(proxy: rig.Proxy, row: Row, requests: int, where: rig.Rig, turn: int) -> Sample:

@@ -297,6 +297,12 @@ def cpu_ns(pid: int) -> int:
     return total
 
 
+def cpu_ticks(pid: int) -> tuple[int, int]:
+    """Hundredths of a second of a process in user space and in the kernel."""
+    fields = pathlib.Path("/proc", str(pid), "stat").read_text().rsplit(")", 1)[1].split()
+    return int(fields[11]), int(fields[12])
+
+
 def settled_ns(pid: int) -> int:
     """The same, once the process has nothing more to do: clients that left are closed only then."""
     deadline = time.monotonic() + READY_SECONDS

@@ -1,5 +1,6 @@
 """The pure parts of the benchmarks: python3 -m unittest discover -s benches"""
 
+import dataclasses
 import unittest
 
 import counts
@@ -48,6 +49,14 @@ class Rows(unittest.TestCase):
 
     def test_every_client_of_a_row_asks(self):
         self.assertEqual(Row("", "get", pipeline=16, clients=500).requests(1), 500 * 16)
+
+
+class Kernel(unittest.TestCase):
+    def test_what_is_left_of_a_ratio_is_the_kernels(self):
+        samples = [dataclasses.replace(taken("ringway", 0, 80), user=1, kernel=3),
+                   dataclasses.replace(taken("nutcracker", 0, 100), user=2, kernel=2)]
+        table = figures.kernel_table(samples, ["GET P1"], ["nutcracker", "ringway"])
+        self.assertIn("| GET P1 | 50% | 75% | 0.60 |", table)
 
 
 class Parsing(unittest.TestCase):
