@@ -37,6 +37,17 @@ const STEP: u64 = 250;
 const WINDOW: &str = "10m";
 const WINDOW_SECONDS: f64 = 600.0;
 
+/// dashboards/alerts_test.yml: each alert fires when it should, and not otherwise.
+#[tokio::test]
+async fn the_alerts_pass_their_own_tests() {
+    for (kind, file) in [("check", "dashboards/alerts.yml"), ("test", "dashboards/alerts_test.yml")] {
+        let output = Command::new("promtool").args([kind, "rules"]).arg(repository(file)).output().await;
+        let output = output.expect("promtool is installed (apt: prometheus)");
+        let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        assert!(output.status.success(), "{file}\n{text}");
+    }
+}
+
 #[tokio::test]
 async fn every_expression_gives_data() {
     let metrics = Arc::new(full_metrics());
