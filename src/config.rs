@@ -65,8 +65,10 @@ pub struct Proxy {
     pub listen: Vec<Endpoint>,
     /// Worker threads, 0 to 256; 0 means one for each core. More workers cost 10 to 30 % more CPU
     /// for each request. Default 1.
+    #[serde(deserialize_with = "value::number")]
     pub threads: u32,
     /// Connections that the kernel keeps until they are accepted, 1 to 65535. Default 1024.
+    #[serde(deserialize_with = "value::number")]
     pub backlog: u32,
     /// Lets a second process listen on the same ports, so that a restart can overlap. Default true.
     pub reuse_port: bool,
@@ -76,8 +78,8 @@ pub struct Proxy {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Admin {
-    /// Address of the HTTP port, never one of the clients'. Default: none, no HTTP at all.
-    #[serde(deserialize_with = "value::listen_one")]
+    /// `host:port` of the HTTP port, never one of the clients'. Default: none, no HTTP at all.
+    #[serde(deserialize_with = "value::listen_tcp")]
     pub listen: Option<Endpoint>,
     /// How many backends must be connected for `/readyz` to say yes: `"all"`, `"majority"`, or a
     /// number. With `"all"`, one lost backend takes every proxy out of its load balancer, the
@@ -99,13 +101,13 @@ pub enum ReadyQuorum {
 #[serde(deny_unknown_fields)]
 pub struct Backend {
     /// Its identity on the ring: keys follow the name, not the address. Required; 1 to 64 visible
-    /// ASCII characters, not `home`.
+    /// ASCII characters, neither `home` nor `refuse`.
     pub name: String,
     /// `host:port` (looked up again at each connect) or `unix:/path`. Required.
     #[serde(deserialize_with = "value::address")]
     pub address: Endpoint,
     /// Its part of the keys in relation to the others, 1 to 1000. Default 1.
-    #[serde(default = "one")]
+    #[serde(default = "one", deserialize_with = "value::number")]
     pub weight: u32,
     /// The ACL user to log in as. Default: none, Redis' `default` user.
     pub username: Option<String>,
@@ -127,6 +129,7 @@ pub struct Placement {
     /// The backend for what belongs to no key. Default: the first one.
     pub home: Option<String>,
     /// How a key's tag becomes a backend. Default `"slots"`.
+    #[serde(deserialize_with = "value::word")]
     pub kind: PlacementKind,
     /// The hash of `ketama` and `modula`, by twemproxy's name. Default `"fnv1a_64"`.
     pub hash: Option<String>,
@@ -134,6 +137,7 @@ pub struct Placement {
     /// Default: none, as in twemproxy.
     pub hash_tag: Option<String>,
     /// The version of the rules that place slots. Default 1, the only one.
+    #[serde(deserialize_with = "value::number")]
     pub version: u32,
     /// Colocate rules for well-known frameworks, by name, behind those of `[[colocate]]`:
     /// `"bee-queue"`, `"bullmq"`, `"celery"`, `"resque"`, `"rq"`, `"sidekiq"`, `"streaq"`. Default: none.
@@ -170,9 +174,11 @@ pub struct Colocate {
 pub struct Commands {
     /// One operation on keys of several backends: fetch the others' values to one of them, or
     /// refuse with CROSSSLOT. Default `"gather"`.
+    #[serde(deserialize_with = "value::word")]
     pub cross_shard: CrossShard,
     /// MULTI/EXEC with keys of several backends: prepared on each of them, then carried out on all, or
     /// refused with CROSSSLOT. Default `"prepared"`.
+    #[serde(deserialize_with = "value::word")]
     pub cross_shard_transactions: CrossShardTransactions,
     /// Where unknown commands without keys go: `"home"`, `"refuse"`, or a backend's name for each
     /// command. Default: none, refused.
@@ -205,8 +211,7 @@ pub enum CrossShardTransactions {
 }
 
 /// Where something without a key goes.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(from = "String")]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Keyless {
     #[default]
     Home,
@@ -220,8 +225,10 @@ pub enum Keyless {
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
     /// Clients connected at once; more are answered as Redis does and closed. Default 10000.
+    #[serde(deserialize_with = "value::number")]
     pub clients_max: u32,
     /// Requests of one client in flight before it is not read any more. Default 1024.
+    #[serde(deserialize_with = "value::number")]
     pub client_inflight_max: u32,
     /// Bytes of replies that wait for one client before it is not read any more; it is read again
     /// at half of them. Default 1 MiB.
@@ -243,6 +250,7 @@ pub struct Limits {
     pub backend_buffer_bytes_max: u64,
     /// Requests in flight on one backend connection before further ones stay with their clients.
     /// Default 16384.
+    #[serde(deserialize_with = "value::number")]
     pub backend_inflight_max: u32,
     /// Bytes of one argument of a request, Redis' `proto-max-bulk-len`. Default 512 MiB.
     #[serde(deserialize_with = "value::bytes")]
@@ -253,9 +261,11 @@ pub struct Limits {
     pub query_buffer_bytes_max: u64,
     /// Connections to one backend that each worker lends to single clients (WATCH, blocking
     /// commands). Default 256.
+    #[serde(deserialize_with = "value::number")]
     pub leases_max: u32,
     /// Further ones that each worker keeps for transactions over several backends; one that finds none
     /// free waits for as long as for a request. Default 32.
+    #[serde(deserialize_with = "value::number")]
     pub transaction_leases_max: u32,
     /// Bytes that `commands.cross_shard = "gather"` copies between backends for one command, as DUMP
     /// writes them; more is refused with CROSSSLOT. Default 8 MiB.
@@ -283,7 +293,7 @@ pub struct Timeouts {
     /// (KEYS, FLUSHALL). Default 60 s.
     #[serde(deserialize_with = "value::duration")]
     pub script: Duration,
-    /// Until a client that asks nothing is closed; `"0"` is never. Default 0.
+    /// Until a client that asks nothing is closed, at most a year; `"0"` is never. Default 0.
     #[serde(deserialize_with = "value::duration")]
     pub client_idle: Duration,
     /// How long a subscriber may be over its soft limit. Default 60 s.
@@ -318,8 +328,10 @@ pub struct User {
 #[serde(default, deny_unknown_fields)]
 pub struct Log {
     /// The least that is written. Default `"info"`.
+    #[serde(deserialize_with = "value::word")]
     pub level: LogLevel,
     /// Lines for people or for machines. Default `"text"`.
+    #[serde(deserialize_with = "value::word")]
     pub format: LogFormat,
 }
 
@@ -359,12 +371,15 @@ impl Config {
     /// # Errors
     /// Something in the text is wrong: the first mistake, in one line.
     pub fn parse(file: &Path, text: &str) -> Result<Self, ConfigError> {
-        let source = source::Source::new(text);
+        let (source, syntax) = source::Source::new(text);
+        if let Some(error) = syntax {
+            return Err(ConfigError::syntax(file, &source, &error));
+        }
+        let mistaken = |mistake: check::Mistake| ConfigError::field(file, &source, &mistake.field, mistake.text);
+        check::sections(&source).map_err(mistaken)?;
         let mut config: Self = toml::from_str(text).map_err(|error| ConfigError::toml(file, &source, &error))?;
         config.file = file.to_owned();
-        check::check(&config)
-            .and_then(|()| passwords::fetch(&mut config))
-            .map_err(|mistake| ConfigError::field(file, &source, &mistake.field, mistake.text))?;
+        check::check(&config, &source).and_then(|()| passwords::fetch(&mut config)).map_err(mistaken)?;
         Ok(config)
     }
 
@@ -474,16 +489,6 @@ impl Default for Timeouts {
             client_idle: Duration::ZERO,
             subscriber_output: Duration::from_secs(60),
             shutdown: Duration::from_secs(10),
-        }
-    }
-}
-
-impl From<String> for Keyless {
-    fn from(name: String) -> Self {
-        match name.as_str() {
-            "home" => Self::Home,
-            "refuse" => Self::Refuse,
-            _ => Self::Shard(name),
         }
     }
 }

@@ -16,7 +16,7 @@ mod twemproxy;
 
 pub use colocate::{Pattern, PatternError};
 pub use ring::{POINTS_MAX, POINTS_PER_WEIGHT};
-pub use spec::{Colocate, Kind, SHARDS_MAX, Spec, TopologyError};
+pub use spec::{Colocate, Idle, Kind, SHARDS_MAX, Spec, TopologyError};
 pub use twemproxy::KeyHash;
 
 use twemproxy::Distribution;

@@ -132,6 +132,33 @@ fn warnings_name_what_is_perhaps_not_meant() {
     check(&unequal, "backend.weight: weights of 1 to 10 are very unequal");
     let user = format!("[commands]\nadmin = true\n[[user]]\nname = \"u\"\npassword = \"p\"\n{BACKEND}");
     check(&user, "commands.admin: has no effect");
+    let rules = |head: &str, patterns: &[&str]| {
+        let rules: Vec<String> = patterns.iter().map(|one| format!("[[colocate]]\npattern = {one:?}\n")).collect();
+        format!("{head}{}{BACKEND}", rules.concat())
+    };
+    check(
+        &rules("", &["a:*", "b:*", "a:*"]),
+        "colocate[2].pattern: \"a:*\" has no effect, because colocate[0] (\"a:*\") matches all of its keys",
+    );
+    check(
+        &rules("", &["a:*", "a:{*}:*"]),
+        "colocate[1].pattern: \"a:{*}:*\" has no effect, because colocate[0] (\"a:*\") matches all of its keys",
+    );
+    check(
+        &rules("", &["{tag}:*"]),
+        "colocate[0].pattern: \"{tag}:*\" has no effect, because its keys have a hash tag of their own",
+    );
+    let tags = "[placement]\nkind = \"ketama\"\nhash_tag = \"<>\"\n";
+    check(&rules(tags, &["<tag>:*", "{tag}:*"]), "colocate[0].pattern: \"<tag>:*\" has no effect");
+    for fine in [
+        rules("", &["a:{*}:*", "a:*"]),
+        rules("", &["{tag:*"]),
+        rules("[placement]\nkind = \"ketama\"\n", &["{tag}:*"]),
+        // A rule of one's own may stand for a preset's.
+        rules("[placement]\npresets = [\"rq\"]\n", &["rq:*"]),
+    ] {
+        assert_eq!(parse(&fine).warnings(), Vec::<String>::new(), "{fine}");
+    }
 }
 
 /// `text` behind one good backend (lines 1 to 3) is refused with exactly this line.
@@ -182,6 +209,25 @@ fn mistakes_in_backends() {
         "x.toml:6: backend[1].address: must have brackets around an IPv6 address, is \"::1:7002\"",
     );
     wrong(
+        &SECOND.replace("7002", "70000"),
+        "x.toml:6: backend[1].address: must have a port of 1 to 65535, is \"127.0.0.1:70000\"",
+    );
+    // There may be a password in one: it is not repeated.
+    wrong(
+        &SECOND.replace("127.0.0.1", "redis://:hunter2@127.0.0.1"),
+        "x.toml:6: backend[1].address: must be \"host:port\" or \"unix:/path\" without \"redis://\"",
+    );
+    wrong(
+        &SECOND.replace("127.0.0.1", "tls://127.0.0.1"),
+        "x.toml:6: backend[1].address: must be \"host:port\" or \"unix:/path\" without \"tls://\": \
+         TLS is not supported yet",
+    );
+    wrong(
+        &SECOND.replace("127.0.0.1", "u:hunter2@127.0.0.1"),
+        "x.toml:6: backend[1].address: must be \"host:port\" or \"unix:/path\": a user and a password have fields \
+         of their own",
+    );
+    wrong(
         &SECOND.replace("127.0.0.1:7002", "unix:redis.sock"),
         "x.toml:6: backend[1].address: must be an absolute path after \"unix:\", is \"unix:redis.sock\"",
     );
@@ -197,6 +243,11 @@ fn mistakes_in_backends() {
         &SECOND.replace("\"b\"", "\"home\""),
         "x.toml:5: backend[1].name: must not be \"home\", which means the home shard in rules: choose another name",
     );
+    wrong(
+        &SECOND.replace("\"b\"", "\"refuse\""),
+        "x.toml:5: backend[1].name: must not be \"refuse\", which means no shard in rules: choose another name",
+    );
+    wrong("weight = 99999999999", "x.toml:4: backend[0].weight: must be 1 to 1000, is 99999999999");
     wrong(
         &format!("{SECOND}weight = 400"),
         "x.toml:7: backend[1].weight: must be smaller: all weights together may be 400 \
@@ -251,6 +302,14 @@ fn mistakes_in_the_proxy_and_admin() {
     );
     wrong("[proxy]\nthreads = 257", "x.toml:5: proxy.threads: must be 0 to 256, is 257");
     wrong("[proxy]\nbacklog = 0", "x.toml:5: proxy.backlog: must be 1 to 65535, is 0");
+    wrong("[proxy]\nbacklog = 99999999999", "x.toml:5: proxy.backlog: must be 1 to 65535, is 99999999999");
+    wrong(
+        "[proxy]\nlisten = [\"127.0.0.1:70000\"]",
+        "x.toml:5: proxy.listen[0]: must have a port of 0 to 65535, is \"127.0.0.1:70000\"",
+    );
+    wrong("[admin]\nlisten = \"9379\"", "x.toml:5: admin.listen: must be \"host:port\", is \"9379\"");
+    wrong("[admin]\nlisten = 9379", "x.toml:5: admin.listen: must be \"host:port\", is 9379");
+    wrong("[admin]\nlisten = \"http://h:1\"", "x.toml:5: admin.listen: must be \"host:port\" without \"http://\"");
     wrong("[proxy]\nreuse_port = 1", "x.toml:5: proxy.reuse_port: must be true or false, is integer 1");
     wrong("[porxy]\nthreads = 1", "x.toml:4: porxy: is unknown, did you mean proxy?");
     wrong(
@@ -258,7 +317,16 @@ fn mistakes_in_the_proxy_and_admin() {
         "x.toml:4: servers: is unknown, known are proxy, admin, backend, placement, colocate, commands, \
          limits, timeouts, tls, user, log",
     );
+    // Two changes make any word of three letters.
+    wrong(
+        "[foo]",
+        "x.toml:4: foo: is unknown, known are proxy, admin, backend, placement, colocate, commands, \
+         limits, timeouts, tls, user, log",
+    );
+    wrong("[[backends]]", "x.toml:4: backends[0]: is unknown, did you mean backend?");
+    wrong("[logs]", "x.toml:4: logs: is unknown, did you mean log?");
     wrong("[admin]\nready_quorum = 2", "x.toml:5: admin.ready_quorum: must be 1 to 1, is 2");
+    wrong("[admin]\nready_quorum = 99999999999", "x.toml:5: admin.ready_quorum: must be 1 to 1, is 99999999999");
     wrong(
         "[admin]\nready_quorum = \"most\"",
         "x.toml:5: admin.ready_quorum: must be \"all\", \"majority\", or a number of backends, is \"most\"",
@@ -284,7 +352,16 @@ fn mistakes_in_placement_and_rules() {
     );
     wrong(
         "[placement]\nhash_tag = \"<>\"",
-        "x.toml:5: placement.hash_tag: must be \"{}\" for kind = \"slots\", is \"<>\"",
+        "x.toml:5: placement.hash_tag: belongs to kind = \"ketama\" or \"modula\": kind is \"slots\", which always \
+         has \"{}\"",
+    );
+    wrong(
+        "[placement]\nkind = 1",
+        "x.toml:5: placement.kind: must be one of \"slots\", \"ketama\", \"modula\", is integer 1",
+    );
+    wrong(
+        "[placement]\nversion = 99999999999",
+        "x.toml:5: placement.version: must be 1, the only version, is 99999999999",
     );
     wrong(
         "[placement]\nkind = \"modula\"\nhash_tag = \"{\"",
@@ -321,6 +398,28 @@ fn mistakes_in_commands_limits_and_timeouts() {
         "[commands]\ncross_shard_transactions = \"gather\"",
         "x.toml:5: commands.cross_shard_transactions: must be one of \"prepared\", \"refuse\", is \"gather\"",
     );
+    wrong(
+        "[commands]\ncross_shard = true",
+        "x.toml:5: commands.cross_shard: must be one of \"gather\", \"refuse\", is boolean true",
+    );
+    wrong(
+        "[commands]\ncross_shard_transactions = 1",
+        "x.toml:5: commands.cross_shard_transactions: must be one of \"prepared\", \"refuse\", is integer 1",
+    );
+    wrong(
+        "[commands]\nkeyless_scripts = 1",
+        "x.toml:5: commands.keyless_scripts: must be \"home\", \"refuse\" or the name of a backend, is 1",
+    );
+    wrong(
+        "[commands]\nkeyless = { \"get\" = \"home\" }",
+        "x.toml:5: commands.keyless.get: must be a command that Redis 7.0 does not have, such as \"FT.SEARCH\": \
+         GET goes where its keys are",
+    );
+    wrong(
+        "[commands.keyless]\n\"CLIENT LIST\" = \"refuse\"",
+        "x.toml:5: commands.keyless.CLIENT LIST: must be a command that Redis 7.0 does not have, such as \
+         \"FT.SEARCH\": what becomes of CLIENT LIST is settled",
+    );
     wrong("[limits]\ntransaction_leases_max = 0", "x.toml:5: limits.transaction_leases_max: must be 1 to 10000, is 0");
     wrong(
         "[commands]\nkeyless_scripts = \"z\"",
@@ -339,13 +438,35 @@ fn mistakes_in_commands_limits_and_timeouts() {
         "x.toml:5: commands.deny[1]: must be a command that Redis 7.0 has, such as \"KEYS\", is \"CONFIG SETT\"",
     );
     wrong("[limits]\nclients_max = 0", "x.toml:5: limits.clients_max: must be 1 to 1000000, is 0");
+    for most in ["4294967296", "99999999999999999999", "340282366920938463463374607431768211455"] {
+        wrong(
+            &format!("[limits]\nclients_max = {most}"),
+            &format!("x.toml:5: limits.clients_max: must be 1 to 1000000, is {most}"),
+        );
+    }
+    wrong(
+        "[limits]\nrequest_bytes_max = \"99999999999GiB\"",
+        "x.toml:5: limits.request_bytes_max: must be 1048576 to 4294967295 bytes, is \"99999999999GiB\"",
+    );
     wrong(
         "[limits]\nbackend_buffer_bytes_max = \"4MB\"",
         "x.toml:5: limits.backend_buffer_bytes_max: must be a number of bytes, such as 65536 or \"4MiB\", is \"4MB\"",
     );
     wrong(
         "[limits]\nquery_buffer_bytes_max = \"1MiB\"",
-        "x.toml:5: limits.query_buffer_bytes_max: must be 536870912 to 4294967295 bytes, is 1048576",
+        "x.toml:5: limits.query_buffer_bytes_max: must be at least request_bytes_max (\"512MiB\" by default), \
+         is \"1MiB\"",
+    );
+    // Of two that contradict each other, the one that is written down.
+    wrong(
+        "[limits]\nclient_output_bytes_max = \"2GiB\"",
+        "x.toml:5: limits.client_output_bytes_max: must be at most client_output_hard_bytes_max (\"1GiB\" by \
+         default), is \"2GiB\"",
+    );
+    wrong(
+        "[limits]\nsubscriber_output_hard_bytes_max = 65536\nsubscriber_output_soft_bytes_max = \"1MiB\"",
+        "x.toml:5: limits.subscriber_output_hard_bytes_max: must be at least subscriber_output_soft_bytes_max \
+         (\"1MiB\"), is 65536",
     );
     wrong(
         "[timeouts]\nrequest = 5",
@@ -355,10 +476,17 @@ fn mistakes_in_commands_limits_and_timeouts() {
         "[timeouts]\nrequest = \"5\"",
         "x.toml:5: timeouts.request: must be a duration in quotes, such as \"500ms\", \"5s\", \"2m\" or \"0\", is \"5\"",
     );
-    wrong("[timeouts]\nrequest = \"0\"", "x.toml:5: timeouts.request: must be more than 0 and at most 24h, is 0ns");
+    for wrote in ["0", "0ms", "999999999999h", "99999999999999999999s", "86400001ms"] {
+        wrong(
+            &format!("[timeouts]\nrequest = \"{wrote}\""),
+            &format!("x.toml:5: timeouts.request: must be more than 0 and at most 24h, is \"{wrote}\""),
+        );
+    }
+    wrong("[timeouts]\nclient_idle = \"8761h\"", "x.toml:5: timeouts.client_idle: must be at most 8760h, is \"8761h\"");
+    wrong("[timeouts]\nshutdown = \"25h\"", "x.toml:5: timeouts.shutdown: must be at most 24h, is \"25h\"");
     wrong(
         "[timeouts]\nreconnect_min = \"2s\"",
-        "x.toml:4: timeouts.reconnect_max: must be at least reconnect_min (2s), is 500ms",
+        "x.toml:5: timeouts.reconnect_min: must be at most reconnect_max (\"500ms\" by default), is \"2s\"",
     );
 }
 
@@ -381,7 +509,67 @@ fn mistakes_in_users_log_and_text() {
         "x.toml:5: log.level: must be one of \"error\", \"warn\", \"info\", \"debug\", \"trace\", is \"loud\"",
     );
     wrong("[log", "x.toml:4: unclosed table, expected `]`");
-    wrong("weight = 1\nweight = 2", "x.toml:5: duplicate key");
+    for (level, is) in [("1", "integer 1"), ("true", "boolean true"), ("[\"info\"]", "sequence"), ("{}", "map")] {
+        wrong(
+            &format!("[log]\nlevel = {level}"),
+            &format!(
+                "x.toml:5: log.level: must be one of \"error\", \"warn\", \"info\", \"debug\", \"trace\", is {is}"
+            ),
+        );
+    }
+    wrong("[log]\nformat = 1", "x.toml:5: log.format: must be one of \"text\", \"json\", is integer 1");
     let missing = Config::load(Path::new("nowhere.toml")).unwrap_err().to_string();
     assert_eq!(missing, "nowhere.toml: cannot be read: No such file or directory (os error 2)");
+}
+
+#[test]
+fn quotes_that_are_missing() {
+    let check = |text: &str, place: &str| {
+        wrong(text, &format!("x.toml:{place}: is no number, true or false: text must be in quotes"));
+    };
+    check("[log]\nlevel = info", "5: log.level");
+    check("[log]\nlevel = trace", "5: log.level");
+    check("[admin]\nlisten = 127.0.0.1:9379", "5: admin.listen");
+    check("[proxy]\nlisten = [\n  localhost:7379,\n]", "6: proxy.listen[0]");
+    check("[timeouts]\nrequest = 5s", "5: timeouts.request");
+    check("password = hunter2", "4: backend[0].password");
+}
+
+#[test]
+fn what_is_written_twice_or_in_the_wrong_brackets() {
+    wrong("weight = 1\nweight = 2", "x.toml:5: backend[0].weight: is there already: leave one of the two");
+    wrong(
+        &format!("{SECOND}password = \"hunter2\"\npassword = \"hunter3\""),
+        "x.toml:8: backend[1].password: is there already: leave one of the two",
+    );
+    wrong("[proxy]\nthreads = 1\nthreads = 2", "x.toml:6: proxy.threads: is there already: leave one of the two");
+    wrong(
+        "[commands]\nkeyless = { \"A\" = \"home\", \"A\" = \"home\" }",
+        "x.toml:5: commands.keyless.A: is there already: leave one of the two",
+    );
+    wrong(
+        "[log]\nlevel = \"info\"\n[admin]\n[log]",
+        "x.toml:7: log: is there already: put all of its fields into one [log]",
+    );
+    wrong("[backend]\nname = \"b\"", "x.toml:4: backend: must be written as [[backend]], in two brackets");
+    wrong_alone("[backend]\nname = \"b\"", "x.toml:1: backend: must be written as [[backend]], in two brackets");
+    wrong("[user]\nname = \"b\"", "x.toml:4: user: must be written as [[user]], in two brackets");
+    wrong("[[proxy]]\nthreads = 1", "x.toml:4: proxy: must be written as [proxy], once and in one bracket");
+    wrong_alone("proxy = []", "x.toml:1: proxy: must be written as [proxy], once and in one bracket");
+}
+
+/// Every line of the commented default, written once more behind itself.
+#[test]
+fn whatever_is_written_twice_is_named() {
+    let text = std::fs::read_to_string(root().join("config/ringway.toml")).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    for (at, line) in lines.iter().enumerate().filter(|(_, line)| !line.is_empty() && !line.starts_with(['#', '['])) {
+        let twice = [&lines[..=at], &lines[at..]].concat().join("\n");
+        let error = Config::parse(Path::new("x.toml"), &twice).unwrap_err().to_string();
+        let key = line.split(' ').next().unwrap();
+        let place = format!("x.toml:{}: ", at + 2);
+        let named =
+            error.starts_with(&place) && error.ends_with(&format!(".{key}: is there already: leave one of the two"));
+        assert!(named, "{error}");
+    }
 }

@@ -1,9 +1,12 @@
 //! What serde cannot see: ranges, and names that must exist or be unique.
 
-use crate::command;
+use std::fmt;
+use std::time::Duration;
+
+use crate::command::{self, Keys};
 use crate::topology::{Endpoint, KeyHash, POINTS_MAX, POINTS_PER_WEIGHT, Pattern, SHARDS_MAX};
 
-use super::source::Field;
+use super::source::{Field, Shape, Source};
 use super::{Config, Keyless, PlacementKind, ReadyQuorum, presets};
 
 /// A field, and what would be right.
@@ -18,19 +21,36 @@ pub(super) fn mistake<T>(field: Field, text: impl Into<String>) -> Result<T, Mis
     Err(Mistake { field, text: text.into() })
 }
 
+/// What is written as `[[name]]`, and what as `[name]`.
+pub(super) const LISTS: [&str; 3] = ["backend", "colocate", "user"];
+const SECTIONS: [&str; 7] = ["proxy", "admin", "placement", "commands", "limits", "timeouts", "log"];
+
+/// Finds the first name that is written as another shape than its own, which serde's words would not say.
+pub(super) fn sections(source: &Source<'_>) -> Checked {
+    for (name, shape) in source.shapes() {
+        if LISTS.contains(&name) && shape != Shape::List {
+            return mistake(Field::of(name), format!("must be written as [[{name}]], in two brackets"));
+        }
+        if SECTIONS.contains(&name) && shape != Shape::Section {
+            return mistake(Field::of(name), format!("must be written as [{name}], once and in one bracket"));
+        }
+    }
+    Ok(())
+}
+
 /// Finds the first mistake.
-pub(super) fn check(config: &Config) -> Checked {
-    proxy(config)?;
-    backends(config)?;
-    placement(config)?;
+pub(super) fn check(config: &Config, source: &Source<'_>) -> Checked {
+    proxy(config, source)?;
+    backends(config, source)?;
+    placement(config, source)?;
     colocate(config)?;
     commands(config)?;
-    limits(config)?;
-    timeouts(config)?;
+    limits(config, source)?;
+    timeouts(config, source)?;
     users(config)
 }
 
-fn proxy(config: &Config) -> Checked {
+fn proxy(config: &Config, source: &Source<'_>) -> Checked {
     let proxy = Field::of("proxy");
     if config.proxy.listen.is_empty() {
         return mistake(proxy.key("listen"), "must name at least one address, such as \"127.0.0.1:7379\"");
@@ -41,8 +61,8 @@ fn proxy(config: &Config) -> Checked {
             return mistake(proxy.key("listen").at(index), text);
         }
     }
-    range(proxy.clone().key("threads"), config.proxy.threads, 0, 256)?;
-    range(proxy.key("backlog"), config.proxy.backlog, 1, 65_535)?;
+    range(source, proxy.clone().key("threads"), config.proxy.threads, 0, 256)?;
+    range(source, proxy.key("backlog"), config.proxy.backlog, 1, 65_535)?;
     let admin = Field::of("admin");
     if let Some(listen) = &config.admin.listen
         && config.proxy.listen.iter().any(|other| clash(other, listen))
@@ -51,7 +71,9 @@ fn proxy(config: &Config) -> Checked {
         return mistake(admin.key("listen"), text);
     }
     match config.admin.ready_quorum {
-        ReadyQuorum::AtLeast(number) => range(admin.key("ready_quorum"), number, 1, config.backend.len().max(1) as u32),
+        ReadyQuorum::AtLeast(number) => {
+            range(source, admin.key("ready_quorum"), number, 1, config.backend.len().max(1) as u32)
+        }
         ReadyQuorum::All | ReadyQuorum::Majority => Ok(()),
     }
 }
@@ -68,7 +90,7 @@ fn clash(a: &Endpoint, b: &Endpoint) -> bool {
     }
 }
 
-fn backends(config: &Config) -> Checked {
+fn backends(config: &Config, source: &Source<'_>) -> Checked {
     let backend = |index| Field::of("backend").at(index);
     let count = config.backend.len();
     if count == 0 {
@@ -84,8 +106,8 @@ fn backends(config: &Config) -> Checked {
             let text = format!("must be 1 to 64 visible ASCII characters without quotes, is {name:?}");
             return mistake(backend(index).key("name"), text);
         }
-        if name == "home" {
-            let text = "must not be \"home\", which means the home shard in rules: choose another name";
+        if let Some(meaning) = reserved(name) {
+            let text = format!("must not be {name:?}, which means {meaning} in rules: choose another name");
             return mistake(backend(index).key("name"), text);
         }
         let earlier = &config.backend[..index];
@@ -97,7 +119,7 @@ fn backends(config: &Config) -> Checked {
             let text = format!("must be unique, {} is the address of backend[{earlier}] too", one.address);
             return mistake(backend(index).key("address"), text);
         }
-        range(backend(index).key("weight"), one.weight, 1, 1000)?;
+        range(source, backend(index).key("weight"), one.weight, 1, 1000)?;
         if let Some(listen) = config.proxy.listen.iter().find(|listen| **listen == one.address) {
             let text = format!("must not be the proxy itself, {listen} is in proxy.listen");
             return mistake(backend(index).key("address"), text);
@@ -116,14 +138,24 @@ fn backends(config: &Config) -> Checked {
     Ok(())
 }
 
-fn placement(config: &Config) -> Checked {
+/// What a word means where a backend could be named.
+fn reserved(name: &str) -> Option<&'static str> {
+    match name {
+        "home" => Some("the home shard"),
+        "refuse" => Some("no shard"),
+        _ => None,
+    }
+}
+
+fn placement(config: &Config, source: &Source<'_>) -> Checked {
     let placement = &config.placement;
     let field = |key| Field::of("placement").key(key);
     if let Some(home) = &placement.home {
         known(config, field("home"), home)?;
     }
     if placement.version != 1 {
-        return mistake(field("version"), format!("must be 1, the only version, is {}", placement.version));
+        let is = written(source, &field("version"), u64::from(placement.version));
+        return mistake(field("version"), format!("must be 1, the only version, is {is}"));
     }
     for (index, name) in placement.presets.iter().enumerate() {
         if presets::rules(name).is_none() {
@@ -146,8 +178,9 @@ fn placement(config: &Config) -> Checked {
         }
     }
     match placement.hash_tag.as_deref() {
-        Some(tag) if !twemproxy && tag != "{}" => {
-            mistake(field("hash_tag"), format!("must be \"{{}}\" for kind = \"slots\", is {tag:?}"))
+        Some(_) if !twemproxy => {
+            let text = "belongs to kind = \"ketama\" or \"modula\": kind is \"slots\", which always has \"{}\"";
+            mistake(field("hash_tag"), text)
         }
         Some(tag) if tag.len() != 2 => {
             mistake(field("hash_tag"), format!("must be two ASCII characters such as \"{{}}\", is {tag:?}"))
@@ -175,6 +208,7 @@ fn commands(config: &Config) -> Checked {
     let commands = &config.commands;
     for (name, target) in &commands.keyless {
         command_name(field("keyless").key(name), name)?;
+        routed_anyway(field("keyless").key(name), name)?;
         if let Keyless::Shard(shard) = target {
             known_or_words(config, field("keyless").key(name), shard)?;
         }
@@ -201,9 +235,23 @@ fn command_name(field: Field, name: &str) -> Checked {
     mistake(field, format!("must be the name of a command, such as \"KEYS\", is {name:?}"))
 }
 
-fn limits(config: &Config) -> Checked {
+/// Only commands that the table does not know are looked for in `keyless`, and unknown subcommands of those
+/// that it knows.
+fn routed_anyway(field: Field, name: &str) -> Checked {
+    let row = command::named(name).map(command::row).find(|row| row.name.len() == name.len());
+    let Some(row) = row.filter(|row| row.children.is_empty()) else { return Ok(()) };
+    let name = row.name.to_uppercase().replace('|', " ");
+    let goes = match row.keys {
+        Keys::None => format!("what becomes of {name} is settled"),
+        _ => format!("{name} goes where its keys are"),
+    };
+    mistake(field, format!("must be a command that Redis 7.0 does not have, such as \"FT.SEARCH\": {goes}"))
+}
+
+fn limits(config: &Config, source: &Source<'_>) -> Checked {
     let limits = &config.limits;
     let field = |key| Field::of("limits").key(key);
+    let range = |field, number, least, most| range(source, field, number, least, most);
     range(field("clients_max"), limits.clients_max, 1, 1_000_000)?;
     range(field("client_inflight_max"), limits.client_inflight_max, 1, 65_536)?;
     range(field("backend_inflight_max"), limits.backend_inflight_max, 1, 1_000_000)?;
@@ -212,30 +260,45 @@ fn limits(config: &Config) -> Checked {
     const KIB: u64 = 1 << 10;
     // Redis' own limits end here, and sizes of a request are kept in 32 bits.
     const MOST: u64 = u32::MAX as u64;
-    for (key, bytes, least) in [
-        ("cross_shard_max_bytes", limits.cross_shard_max_bytes, 1),
-        ("client_output_bytes_max", limits.client_output_bytes_max, 4 * KIB),
-        ("client_output_hard_bytes_max", limits.client_output_hard_bytes_max, limits.client_output_bytes_max),
-        ("subscriber_output_soft_bytes_max", limits.subscriber_output_soft_bytes_max, 4 * KIB),
-        (
-            "subscriber_output_hard_bytes_max",
-            limits.subscriber_output_hard_bytes_max,
-            limits.subscriber_output_soft_bytes_max,
-        ),
-        ("backend_buffer_bytes_max", limits.backend_buffer_bytes_max, 16 * KIB),
-        ("request_bytes_max", limits.request_bytes_max, 1024 * KIB),
-        ("query_buffer_bytes_max", limits.query_buffer_bytes_max, limits.request_bytes_max),
+    let client = ("client_output_bytes_max", limits.client_output_bytes_max);
+    let client_hard = ("client_output_hard_bytes_max", limits.client_output_hard_bytes_max);
+    let soft = ("subscriber_output_soft_bytes_max", limits.subscriber_output_soft_bytes_max);
+    let hard = ("subscriber_output_hard_bytes_max", limits.subscriber_output_hard_bytes_max);
+    let request = ("request_bytes_max", limits.request_bytes_max);
+    let query = ("query_buffer_bytes_max", limits.query_buffer_bytes_max);
+    for ((key, bytes), least) in [
+        (("cross_shard_max_bytes", limits.cross_shard_max_bytes), 1),
+        (client, 4 * KIB),
+        (client_hard, 4 * KIB),
+        (soft, 4 * KIB),
+        (hard, 4 * KIB),
+        (("backend_buffer_bytes_max", limits.backend_buffer_bytes_max), 16 * KIB),
+        (request, 1024 * KIB),
+        (query, 1024 * KIB),
     ] {
         if !(least..=MOST).contains(&bytes) {
-            return mistake(field(key), format!("must be {least} to {MOST} bytes, is {bytes}"));
+            let is = written(source, &field(key), bytes);
+            return mistake(field(key), format!("must be {least} to {MOST} bytes, is {is}"));
         }
+    }
+    for ((small, least), (large, most)) in [(client, client_hard), (soft, hard), (request, query)] {
+        ordered(source, (field(small), Size(least)), (field(large), Size(most)))?;
     }
     Ok(())
 }
 
-fn timeouts(config: &Config) -> Checked {
+fn timeouts(config: &Config, source: &Source<'_>) -> Checked {
+    const DAY: u64 = 86_400;
     let timeouts = &config.timeouts;
     let field = |key| Field::of("timeouts").key(key);
+    for (key, duration, most) in
+        [("client_idle", timeouts.client_idle, 365 * DAY), ("shutdown", timeouts.shutdown, DAY)]
+    {
+        if duration.as_secs() > most {
+            let is = written(source, &field(key), duration.as_secs());
+            return mistake(field(key), format!("must be at most {}h, is {is}", most / 3600));
+        }
+    }
     for (key, duration) in [
         ("connect", timeouts.connect),
         ("reconnect_min", timeouts.reconnect_min),
@@ -244,15 +307,56 @@ fn timeouts(config: &Config) -> Checked {
         ("script", timeouts.script),
         ("subscriber_output", timeouts.subscriber_output),
     ] {
-        if duration.is_zero() || duration.as_secs() > 86_400 {
-            return mistake(field(key), format!("must be more than 0 and at most 24h, is {duration:?}"));
+        if duration.is_zero() || duration > Duration::from_secs(DAY) {
+            let is = written(source, &field(key), duration.as_secs());
+            return mistake(field(key), format!("must be more than 0 and at most 24h, is {is}"));
         }
     }
-    if timeouts.reconnect_max < timeouts.reconnect_min {
-        let (max, min) = (timeouts.reconnect_max, timeouts.reconnect_min);
-        return mistake(field("reconnect_max"), format!("must be at least reconnect_min ({min:?}), is {max:?}"));
+    let (min, max) = (Span(timeouts.reconnect_min), Span(timeouts.reconnect_max));
+    ordered(source, (field("reconnect_min"), min), (field("reconnect_max"), max))
+}
+
+/// Of two fields that one must not be more than the other: blames the one that is in the file.
+fn ordered<T: PartialOrd + fmt::Display>(source: &Source<'_>, small: (Field, T), large: (Field, T)) -> Checked {
+    if small.1 <= large.1 {
+        return Ok(());
     }
-    Ok(())
+    let key = |field: &Field| field.last_key().unwrap_or_default().to_owned();
+    let shown = |(field, value): &(Field, T)| match source.written(field) {
+        Some(text) => text.to_owned(),
+        None => format!("{value} by default"),
+    };
+    let (least, most) = (shown(&small), shown(&large));
+    if source.written(&large.0).is_some() {
+        let text = format!("must be at least {} ({least}), is {most}", key(&small.0));
+        return mistake(large.0, text);
+    }
+    let text = format!("must be at most {} ({most}), is {least}", key(&large.0));
+    mistake(small.0, text)
+}
+
+/// A number of bytes as one writes it.
+#[derive(PartialEq, PartialOrd)]
+struct Size(u64);
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            bytes if bytes % (1 << 30) == 0 => write!(f, "\"{}GiB\"", bytes >> 30),
+            bytes if bytes % (1 << 20) == 0 => write!(f, "\"{}MiB\"", bytes >> 20),
+            bytes => write!(f, "{bytes}"),
+        }
+    }
+}
+
+/// A duration as one writes it.
+#[derive(PartialEq, PartialOrd)]
+struct Span(Duration);
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{:?}\"", self.0)
+    }
 }
 
 fn users(config: &Config) -> Checked {
@@ -273,11 +377,17 @@ fn users(config: &Config) -> Checked {
     Ok(())
 }
 
-fn range(field: Field, number: u32, least: u32, most: u32) -> Checked {
+fn range(source: &Source<'_>, field: Field, number: u32, least: u32, most: u32) -> Checked {
     if (least..=most).contains(&number) {
         return Ok(());
     }
-    mistake(field, format!("must be {least} to {most}, is {number}"))
+    let is = written(source, &field, u64::from(number));
+    mistake(field, format!("must be {least} to {most}, is {is}"))
+}
+
+/// A field's value in the file's own words.
+fn written(source: &Source<'_>, field: &Field, otherwise: u64) -> String {
+    source.written(field).map_or_else(|| otherwise.to_string(), str::to_owned)
 }
 
 fn known(config: &Config, field: Field, name: &str) -> Checked {

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use super::check::LISTS;
 use super::source::{Field, Source};
 
 /// Why a configuration is refused. Displays as `config/x.toml:12: backend[1].weight: must be ...`.
@@ -40,7 +41,30 @@ impl ConfigError {
         Self { file: file.to_owned(), line, field: field.to_string(), text }
     }
 
-    /// The text is no TOML, or a value has the wrong type.
+    /// The text is no TOML.
+    pub(super) fn syntax(file: &Path, source: &Source<'_>, error: &toml::de::Error) -> Self {
+        let message = error.message().replace('\n', ", ");
+        let span = error.span().unwrap_or_default();
+        let line = Some(source.line(span.start));
+        let mut field = source.field_at(span.start).to_string();
+        let text = if message == "duplicate key" {
+            let repeated = Repeated::of(source.text(), &span);
+            field = repeated.field;
+            match repeated.section {
+                true if LISTS.contains(&field.as_str()) => format!("must be written as [[{field}]], in two brackets"),
+                true => format!("is there already: put all of its fields into one [{field}]"),
+                false => "is there already: leave one of the two".to_owned(),
+            }
+        } else if UNQUOTED.iter().any(|start| message.starts_with(start)) {
+            // What stands there may be a password: it is not shown.
+            "is no number, true or false: text must be in quotes".to_owned()
+        } else {
+            message
+        };
+        Self { file: file.to_owned(), line, field, text }
+    }
+
+    /// A value has the wrong type.
     pub(super) fn toml(file: &Path, source: &Source<'_>, error: &toml::de::Error) -> Self {
         let offset = error.span().map(|span| span.start);
         let mut field = offset.map_or_else(Field::default, |offset| source.field_at(offset));
@@ -55,12 +79,56 @@ impl ConfigError {
                 field = field.key(name);
                 "is missing".to_owned()
             }
-            None => explain(&message, &field),
+            None => explain(&message),
         };
         // An empty file has its mistake nowhere.
         let line = if field.is_root() { offset.map(|at| source.line(at)) } else { source.line_of(&field) };
         Self { file: file.to_owned(), line, field: field.to_string(), text }
     }
+}
+
+/// How the parser's messages begin when it wants a value and finds a word without quotes.
+const UNQUOTED: [&str; 3] = ["string values must be quoted", "invalid float", "invalid boolean"];
+
+/// A key or a section that is written a second time.
+struct Repeated {
+    field: String,
+    section: bool,
+}
+
+impl Repeated {
+    /// The one that stands at `span`. The parser keeps the first alone, so this one is read off the text: a
+    /// list's section is the last of those before it.
+    fn of(text: &str, span: &std::ops::Range<usize>) -> Self {
+        let start = text[..span.start].rfind('\n').map_or(0, |at| at + 1);
+        let name = text[span.clone()].trim_matches(['"', '\'']);
+        let (before, rest) = text.split_at(start);
+        let line = rest.lines().next().unwrap_or_default().trim();
+        if let Some(header) = header(line) {
+            return Self { field: header.to_owned(), section: true };
+        }
+        let key = line.split('=').next().unwrap_or_default().trim().trim_matches(['"', '\'']);
+        let mut field = String::new();
+        let mut headers = before.lines().map(str::trim).rev().filter_map(|line| Some((line, header(line)?)));
+        if let Some((line, section)) = headers.next() {
+            field = format!("{section}.");
+            if line.starts_with("[[") {
+                let earlier = headers.filter(|(_, other)| *other == section).count();
+                field = format!("{section}[{earlier}].");
+            }
+        }
+        field.push_str(key);
+        if !key.ends_with(name) {
+            field = format!("{field}.{name}");
+        }
+        Self { field, section: false }
+    }
+}
+
+/// The name in a section's line, in one bracket or two.
+fn header(line: &str) -> Option<&str> {
+    let inside = line.strip_prefix('[')?.split(']').next()?;
+    Some(inside.trim_start_matches('[').trim())
 }
 
 /// The index of the element that a message about a list begins with.
@@ -70,10 +138,11 @@ fn element(message: &str) -> Option<(usize, &str)> {
 }
 
 /// serde's words in ours.
-fn explain(message: &str, field: &Field) -> String {
+fn explain(message: &str) -> String {
     if let Some(rest) = message.strip_prefix("unknown field ") {
-        let known = quoted(rest).skip(1).collect::<Vec<_>>();
-        return unknown(field.last_key().unwrap_or_default(), &known);
+        let mut names = quoted(rest);
+        let name = names.next().unwrap_or_default();
+        return unknown(name, &names.collect::<Vec<_>>());
     }
     if let Some(rest) = message.strip_prefix("unknown variant ") {
         let mut names = quoted(rest);
@@ -88,20 +157,25 @@ fn explain(message: &str, field: &Field) -> String {
                 "a boolean" => "true or false",
                 "a string" => "text in quotes",
                 "a sequence" => "a list in [ ]",
+                "a map" => "a section",
                 other if other.starts_with("struct ") => "a section",
                 other => other.trim_start_matches("must be "),
             };
             return format!("must be {expected}, is {}", is.replace('`', ""));
         }
     }
-    message.to_owned()
+    match message {
+        "integer number overflowed" => "must be a smaller number".to_owned(),
+        other => other.to_owned(),
+    }
 }
 
 /// An unknown field, and the known one that was probably meant.
 fn unknown(name: &str, known: &[&str]) -> String {
     let nearest = known.iter().map(|other| (distance(name, other), other)).min();
     match nearest {
-        Some((distance, other)) if distance <= 1 + name.len() / 3 => {
+        // A word of three letters is two changes away from many.
+        Some((distance, other)) if distance <= (name.len() / 3).clamp(1, 3) + usize::from(name.len() > 4) => {
             format!("is unknown, did you mean {other}?")
         }
         _ => format!("is unknown, known are {}", known.join(", ")),

@@ -56,15 +56,32 @@ impl fmt::Display for Field {
     }
 }
 
-/// The text, parsed only as far as its spans; nothing parsed when it is no TOML.
+/// How a name in the file is written down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shape {
+    /// `[name]`
+    Section,
+    /// `[[name]]`
+    List,
+    /// `name = value`
+    Value,
+}
+
+/// The text, parsed only as far as its spans, and as far as it is TOML.
 pub(super) struct Source<'a> {
     text: &'a str,
-    root: Option<Spanned<DeTable<'a>>>,
+    root: Spanned<DeTable<'a>>,
 }
 
 impl<'a> Source<'a> {
-    pub(super) fn new(text: &'a str) -> Self {
-        Self { text, root: DeTable::parse(text).ok() }
+    /// The text, and why it is no TOML if it is not.
+    pub(super) fn new(text: &'a str) -> (Self, Option<toml::de::Error>) {
+        let (root, errors) = DeTable::parse_recoverable(text);
+        (Self { text, root }, errors.into_iter().next())
+    }
+
+    pub(super) fn text(&self) -> &'a str {
+        self.text
     }
 
     /// The line of a byte, from 1.
@@ -74,40 +91,62 @@ impl<'a> Source<'a> {
 
     /// The line of a field, or of the nearest thing around it that is written down.
     pub(super) fn line_of(&self, field: &Field) -> Option<usize> {
-        let mut table = Some(self.root.as_ref()?.get_ref());
+        self.walk(field).0.map(|span| self.line(span.start))
+    }
+
+    /// A field's value as it is written down, if it is.
+    pub(super) fn written(&self, field: &Field) -> Option<&'a str> {
+        self.text.get(self.walk(field).1?.span())
+    }
+
+    /// How the names of the file's first level are written.
+    pub(super) fn shapes(&self) -> impl Iterator<Item = (&str, Shape)> {
+        self.root.get_ref().iter().map(|(name, value)| {
+            let shape = match value.get_ref() {
+                DeValue::Table(_) => Shape::Section,
+                DeValue::Array(array) if array.iter().all(|one| one.get_ref().is_table()) => Shape::List,
+                _ => Shape::Value,
+            };
+            (name.get_ref().as_ref(), shape)
+        })
+    }
+
+    /// The place of the innermost step of a field that is written down, and the value if all are.
+    fn walk(&self, field: &Field) -> (Option<Range<usize>>, Option<&Spanned<DeValue<'a>>>) {
+        let mut table = Some(self.root.get_ref());
         let mut array = None;
-        let mut line = None;
+        let mut place = None;
+        let mut found = None;
         for step in &field.0 {
             let value = match step {
                 Step::Key(key) => {
                     let Some((name, value)) =
                         table.and_then(|table| table.iter().find(|(name, _)| name.get_ref() == key))
                     else {
-                        break;
+                        return (place, None);
                     };
-                    line = Some(name.span());
+                    place = Some(name.span());
                     value
                 }
                 Step::Index(index) => {
-                    let Some(value) = array.and_then(|array: &toml::de::DeArray<'_>| array.get(*index)) else {
-                        break;
+                    let Some(value) = array.and_then(|array: &toml::de::DeArray<'a>| array.get(*index)) else {
+                        return (place, None);
                     };
-                    line = Some(value.span());
+                    place = Some(value.span());
                     value
                 }
             };
             table = value.get_ref().as_table();
             array = value.get_ref().as_array();
+            found = Some(value);
         }
-        line.map(|span: Range<usize>| self.line(span.start))
+        (place, found)
     }
 
     /// The innermost field whose key or value begins at or reaches over a byte.
     pub(super) fn field_at(&self, offset: usize) -> Field {
         let mut found = Field::default();
-        if let Some(root) = &self.root {
-            search_table(root.get_ref(), offset, &Field::default(), &mut found);
-        }
+        search_table(self.root.get_ref(), offset, &Field::default(), &mut found);
         found
     }
 }

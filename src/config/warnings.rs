@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::topology::Endpoint;
+use crate::topology::{Endpoint, Idle};
 
 use super::Config;
 
@@ -32,6 +32,21 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
     let cores = std::thread::available_parallelism().map_or(u32::MAX, |cores| cores.get() as u32);
     if config.proxy.threads > cores {
         warnings.push(format!("proxy.threads: {} workers on {cores} cores only take turns", config.proxy.threads));
+    }
+    // Those behind are the presets', which the file's own may well replace.
+    for (index, idle) in config.topology_spec().idle().filter(|(index, _)| *index < config.colocate.len()) {
+        let pattern = &config.colocate[index].pattern;
+        warnings.push(match idle {
+            Idle::Tagged => format!(
+                "colocate[{index}].pattern: {pattern:?} has no effect, because its keys have a hash tag of their own: \
+                 write {{*}} for the part that is to be hashed"
+            ),
+            Idle::Behind(earlier) => format!(
+                "colocate[{index}].pattern: {pattern:?} has no effect, because colocate[{earlier}] ({:?}) matches all of \
+                 its keys and the first rule counts",
+                config.colocate[earlier].pattern
+            ),
+        });
     }
     warnings
 }

@@ -9,6 +9,8 @@
 
 use memchr::memmem;
 
+use super::enclosed;
+
 /// A parsed pattern: a literal, then wildcards with the literal behind each.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pattern {
@@ -22,6 +24,13 @@ enum Wild {
     Any,
     /// `{*}`: at least one byte, and they are the tag.
     Tag,
+}
+
+/// A byte of a literal, or a wildcard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Token {
+    Byte(u8),
+    Wild(Wild),
 }
 
 /// What is wrong with a pattern.
@@ -117,6 +126,53 @@ impl Pattern {
         rest.is_empty().then_some(tag)
     }
 
+    /// Whether every key that it matches has a hash tag between this pair of bytes. Only what stands before
+    /// the first wildcard tells: behind one, there may be another brace in it.
+    #[must_use]
+    pub fn is_tagged(&self, pair: [u8; 2]) -> bool {
+        enclosed(&self.head, pair).is_some()
+    }
+
+    /// Whether it matches every key that `other` matches: its wildcards take the other's wildcards and
+    /// literals, and its literals are the other's. Where this says no it may yet be so.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        if !other.head.starts_with(&self.head) {
+            return false;
+        }
+        let theirs: Vec<Token> = other.tokens().collect();
+        let ours: Vec<Token> = self.tokens().collect();
+        let end = theirs.len();
+        // Whether what is left of ours covers theirs from an index on; at first nothing is left.
+        let mut rest = vec![false; end + 1];
+        rest[end] = true;
+        for token in ours.into_iter().rev() {
+            let mut row = vec![false; end + 1];
+            // Whether the rest covers theirs from this index on, or from any later one.
+            let mut later = false;
+            for at in (0..=end).rev() {
+                row[at] = match (token, theirs.get(at)) {
+                    (Token::Byte(_), their) => their == Some(&token) && rest[at + 1],
+                    (Token::Wild(Wild::Any), _) => later || rest[at],
+                    (Token::Wild(Wild::Tag), None) => false,
+                    // It may be empty, and so is not yet the one byte that is needed.
+                    (Token::Wild(Wild::Tag), Some(Token::Wild(Wild::Any))) => row[at + 1],
+                    (Token::Wild(Wild::Tag), Some(_)) => later,
+                };
+                later |= rest[at];
+            }
+            rest = row;
+        }
+        rest[0]
+    }
+
+    fn tokens(&self) -> impl Iterator<Item = Token> {
+        let bytes = |literal: &[u8]| literal.iter().copied().map(Token::Byte).collect::<Vec<_>>();
+        let tail =
+            self.tail.iter().flat_map(move |(wild, literal)| [vec![Token::Wild(*wild)], bytes(literal)].concat());
+        bytes(&self.head).into_iter().chain(tail)
+    }
+
     fn literal(&mut self) -> &mut Vec<u8> {
         match self.tail.last_mut() {
             Some((_, literal)) => literal,
@@ -182,6 +238,54 @@ mod tests {
         check(r"\a*", "ab", Some("a"));
         check("lock", "lock", Some("lock"));
         check("lock", "locks", None);
+    }
+
+    #[test]
+    fn one_covers_another() {
+        let check = |pattern: &str, other: &str, covers| {
+            let (one, two) = (Pattern::parse(pattern).unwrap(), Pattern::parse(other).unwrap());
+            assert_eq!(one.covers(&two), covers, "{pattern} covers {other}");
+        };
+        check("a:*", "a:*", true);
+        check("a:*", "a:{*}:*", true);
+        check("a:*", "a:b*", true);
+        check("a:*", "a:", true);
+        check("a:*", "a", false);
+        check("a:{*}:*", "a:*", false);
+        check("a:{*}:*", "a:b:*", true);
+        check("a:{*}:*", "a:{*}:c", true);
+        check("a:{*}:*", "a:*:*", false);
+        check("a:{*}", "a:*b", true);
+        check("a:{*}", "a:", false);
+        check("*b*", "a*bc*", true);
+        check("*b*", "a*", false);
+        check("*", "x{*}y", true);
+        check("lock", "lock", true);
+        check("lock", "lock*", false);
+        check(r"a\*", "a*", false);
+    }
+
+    #[test]
+    fn tagged_in_every_key() {
+        let check = |pattern: &str, is| {
+            assert_eq!(Pattern::parse(pattern).unwrap().is_tagged(*b"{}"), is, "{pattern}");
+        };
+        check("{tag}:*", true);
+        check("a{tag}:*", true);
+        check("a{}{tag}:*", false);
+        check("{tag:*", false);
+        check("a:*:{tag}", false);
+        check("a:{*}", false);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn what_is_covered_matches(one in "[ab*]{0,2}([*]|[{][*][}])[ab*]{0,3}", two in "[ab*]{0,2}([*]|[{][*][}])[ab*]{0,3}", key in "[abc]{0,8}") {
+            let (one, two) = (Pattern::parse(&one).unwrap(), Pattern::parse(&two).unwrap());
+            if one.covers(&two) && two.tag(key.as_bytes()).is_some() {
+                proptest::prop_assert!(one.tag(key.as_bytes()).is_some());
+            }
+        }
     }
 
     #[test]

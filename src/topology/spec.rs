@@ -1,6 +1,6 @@
 //! What a topology is built from, and why it may be refused.
 
-use super::{KeyHash, POINTS_MAX, POINTS_PER_WEIGHT, PatternError, Shard};
+use super::{KeyHash, POINTS_MAX, POINTS_PER_WEIGHT, Pattern, PatternError, Shard};
 
 /// The number of shards that one topology may have.
 pub const SHARDS_MAX: usize = 400;
@@ -34,6 +34,15 @@ pub struct Colocate {
     pub shard: Option<String>,
 }
 
+/// Why a [`Colocate`] rule decides nothing, whatever the key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Idle {
+    /// Every key that it matches has a hash tag, which counts before all rules.
+    Tagged,
+    /// This earlier rule matches every key that it matches.
+    Behind(usize),
+}
+
 /// Why a [`Spec`] makes no topology.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TopologyError {
@@ -59,6 +68,23 @@ pub enum TopologyError {
 }
 
 impl Spec {
+    /// The rules that decide nothing, by their places in [`Self::colocate`].
+    pub fn idle(&self) -> impl Iterator<Item = (usize, Idle)> {
+        let pair = match self.kind {
+            Kind::Slots => Some(*b"{}"),
+            Kind::Ketama { hash_tag, .. } | Kind::Modula { hash_tag, .. } => hash_tag,
+        };
+        let patterns: Vec<_> = self.colocate.iter().map(|rule| Pattern::parse(&rule.pattern).ok()).collect();
+        (0..patterns.len()).filter_map(move |index| {
+            let pattern = patterns[index].as_ref()?;
+            if pair.is_some_and(|pair| pattern.is_tagged(pair)) {
+                return Some((index, Idle::Tagged));
+            }
+            let covers = |earlier: &Option<Pattern>| earlier.as_ref().is_some_and(|earlier| earlier.covers(pattern));
+            patterns[..index].iter().position(covers).map(|earlier| (index, Idle::Behind(earlier)))
+        })
+    }
+
     /// That the shards can be told apart and counted.
     pub(super) fn check(&self) -> Result<(), TopologyError> {
         let shards = &self.shards;
