@@ -73,7 +73,7 @@ enum Verb {
     )]
     Advise {
         /// The configuration of the running proxy
-        #[arg(short = 'c', long = "config", value_name = "FILE", required_unless_present = "address")]
+        #[arg(short = 'c', long = "config", value_name = "FILE")]
         config: Option<PathBuf>,
         /// http://HOST:PORT, its admin port, or redis://[[USER:]PASSWORD@]HOST:PORT, where clients connect
         #[arg(value_name = "ADDRESS", conflicts_with = "config")]
@@ -164,7 +164,10 @@ fn advise(config: Option<&Path>, address: Option<&str>) -> ExitCode {
             Ok((config, _)) => advise::Place::of(&config),
             Err(code) => return code,
         },
-        (None, address) => address.unwrap_or_default().parse(),
+        (None, Some(address)) => address.parse(),
+        (None, None) => {
+            Err(format!("which proxy? Say -c FILE, its configuration, or its address: {}", advise::ADDRESS))
+        }
     };
     match place.map(|place| advise::ask(&place)) {
         Err(wrong) => fail(WRONG, format_args!("{wrong}")),

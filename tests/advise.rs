@@ -147,6 +147,12 @@ fn every_worker_and_every_page_tells_the_same() {
     // What goes wrong is said in a line.
     let (fine, text) = ringway(&["advise", &format!("redis://{}", proxy.address())]);
     assert!(!fine && text.contains("NOAUTH") && text.lines().count() == 1, "{text}");
+    let (fine, text) = ringway(&["advise", &format!("http://{}", proxy.address())]);
+    let wanted = "this is no admin port; where clients connect, ask redis://HOST:PORT";
+    assert!(!fine && text.contains(wanted) && text.lines().count() == 1, "{text}");
+    let (fine, text) = ringway(&["advise", &format!("redis://{}", proxy.admin())]);
+    let wanted = "this is no port for clients; the admin port is asked with http://HOST:PORT";
+    assert!(!fine && text.contains(wanted) && text.lines().count() == 1, "{text}");
     let (fine, text) = ringway(&["advise", "http://127.0.0.1:1"]);
     assert!(!fine && text.contains("http://127.0.0.1:1/advise: Connection refused"), "{text}");
     let config = proxy.config();

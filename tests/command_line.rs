@@ -33,7 +33,12 @@ fn wrong_usage_is_one_line_and_exit_code_2() {
     refused(&["chekc"], "unrecognized subcommand 'chekc' tip: a similar subcommand exists: 'check' (--help says more)");
     refused(
         &["advise", "127.0.0.1:9379"],
-        "\"127.0.0.1:9379\" is no address: say http://HOST:PORT (admin port) or redis://HOST:PORT",
+        "\"127.0.0.1:9379\" is no address: say http://HOST:PORT (admin port) or redis://HOST:PORT (where clients connect)",
+    );
+    refused(
+        &["advise"],
+        "which proxy? Say -c FILE, its configuration, or its address: http://HOST:PORT (admin port) or \
+         redis://HOST:PORT (where clients connect)",
     );
     refused(&["demo", "--shards", "0"], "invalid value '0' for '--shards <N>': 0 is not in 1..=50 (--help says more)");
 }
@@ -49,6 +54,12 @@ fn a_wrong_configuration_is_one_line_and_exit_code_2() {
     std::fs::write(&file, "[[backend]]\nname = \"a\"\naddress = \"a:1\"\nweight = 0\n").unwrap();
     let file = file.to_str().unwrap();
     refused(&["locate", "-c", file, "k"], &format!("{file}:4: backend[0].weight: must be 1 to 1000, is 0"));
+    let text = "[admin]\nlisten = \"unix:/tmp/admin.sock\"\n[[backend]]\nname = \"a\"\naddress = \"a:1\"\n";
+    std::fs::write(file, text).unwrap();
+    for verb in ["run", "check"] {
+        let right = "admin.listen: must be \"host:port\", HTTP is served on TCP alone, is \"unix:/tmp/admin.sock\"";
+        refused(&[verb, "-c", file], &format!("{file}:2: {right}"));
+    }
 }
 
 #[test]

@@ -18,6 +18,8 @@ use crate::topology::Endpoint;
 
 /// The proxy answers at once, or is not there.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How an address is written.
+pub(super) const ADDRESS: &str = "http://HOST:PORT (admin port) or redis://HOST:PORT (where clients connect)";
 /// Some thousand rules.
 const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
 
@@ -58,7 +60,7 @@ impl FromStr for Place {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("\"{text}\" is no address: say http://HOST:PORT (admin port) or redis://HOST:PORT");
+        let wrong = || format!("\"{text}\" is no address: say {ADDRESS}");
         if let Some(rest) = text.strip_prefix("http://") {
             let rest = rest.trim_end_matches('/');
             return endpoint(rest).map(|_| Self::Admin(rest.to_owned())).ok_or_else(wrong);
@@ -99,9 +101,10 @@ async fn admin(address: &str) -> anyhow::Result<String> {
     // It ends with the answer.
     tokio::spawn(connection);
     let request = Request::get("/advise").header("host", address).body(String::new())?;
-    let response = sender.send_request(request).await?;
+    let response = sender.send_request(request).await;
+    let response = response.context("this is no admin port; where clients connect, ask redis://HOST:PORT")?;
     if !response.status().is_success() {
-        bail!("the answer is {}: is that Ringway's admin port?", response.status());
+        bail!("the answer is {}: this is not Ringway's admin port", response.status());
     }
     let body = axum::body::to_bytes(axum::body::Body::new(response.into_body()), ANSWER_BYTES_MAX).await?;
     Ok(String::from_utf8(body.to_vec())?)
@@ -124,7 +127,8 @@ async fn talk(mut stream: impl AsyncReadExt + AsyncWriteExt + Unpin, out: &[u8])
     stream.write_all(out).await?;
     let mut received = Vec::new();
     loop {
-        while let Some((frame, used)) = decode(&received)? {
+        const NOT_RESP: &str = "this is no port for clients; the admin port is asked with http://HOST:PORT";
+        while let Some((frame, used)) = decode(&received).context(NOT_RESP)? {
             received.drain(..used);
             match frame {
                 // AUTH's.
@@ -135,7 +139,7 @@ async fn talk(mut stream: impl AsyncReadExt + AsyncWriteExt + Unpin, out: &[u8])
             }
         }
         if received.len() > ANSWER_BYTES_MAX || stream.read_buf(&mut received).await? == 0 {
-            bail!("the answer does not end");
+            bail!("the answer does not end: is that Ringway?");
         }
     }
 }
