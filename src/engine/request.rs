@@ -94,7 +94,8 @@ impl Engine {
         client.inbox.needs(0);
         self.unbox(id);
         self.close_if_finished(id);
-        self.clients.get(id as usize).is_some_and(|client| client.park == Park::No)
+        // Also when it waits again: what it still may send is little, but its hanging up has to be seen.
+        self.client_wants(id)
     }
 
     /// Uses what the client's inbox holds.
