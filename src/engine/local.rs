@@ -264,8 +264,7 @@ impl Engine {
             return Err(NO_INT.into());
         }
         let db = u32::try_from(number).ok().filter(|db| *db < self.options.databases);
-        self.clients[id as usize].db = db.ok_or("ERR DB index is out of range")?;
-        self.lease_selects(id);
+        self.moved_to(id, db.ok_or("ERR DB index is out of range")?);
         Reply::new(out, Proto::Resp2).status("OK");
         Ok(())
     }
@@ -317,9 +316,9 @@ impl Engine {
         }
     }
 
-    /// A client's lease follows it to another database.
-    fn lease_selects(&mut self, id: u32) {
-        let db = self.clients[id as usize].db;
+    /// The client is in another database from now on, and its own connections follow it.
+    pub(super) fn moved_to(&mut self, id: u32, db: u32) {
+        self.clients[id as usize].db = db;
         if self.tracking(id).is_some() {
             return self.tell_privates_words(id, &["SELECT", &db.to_string()]);
         }

@@ -294,7 +294,7 @@ impl Engine {
             return self.conclude(id, seq, b"");
         }
         if let Some(db) = db {
-            self.clients[id as usize].db = db;
+            self.moved_to(id, db);
         }
         let mut joined = None;
         let reply = self.assemble(id, pieces, results, proto, &mut joined);

@@ -1,0 +1,29 @@
+//! Clients in a state of their own: what one command changes of it, and what the next one meets.
+
+use super::*;
+
+/// A client that speaks RESP3 and tracks what it reads from the only shard.
+fn tracking(rig: &mut Rig) -> u32 {
+    let client = rig.client3();
+    rig.send(client, "CLIENT TRACKING ON");
+    rig.tell(0, "+OK\r\n");
+    rig.tell(0, "+PONG\r\n");
+    assert_eq!(rig.got(client), "+OK\r\n");
+    client
+}
+
+#[test]
+fn the_connection_of_a_client_that_tracks_follows_it_out_of_a_transaction() {
+    let mut rig = Rig::of(1);
+    let client = tracking(&mut rig);
+    for line in ["MULTI", "SELECT 1", "EXEC", "GET k"] {
+        rig.send(client, line);
+    }
+    for reply in ["+OK\r\n", "+QUEUED\r\n", "*1\r\n+OK\r\n"] {
+        rig.tell(0, reply);
+    }
+    let asked = rig.asked(0);
+    assert_eq!(asked.last().map(String::as_str), Some("GET k"));
+    let selected = asked.iter().rfind(|line| line.starts_with("SELECT "));
+    assert_eq!(selected.map(String::as_str), Some("SELECT 1"), "{asked:?}");
+}
