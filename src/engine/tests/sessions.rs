@@ -27,3 +27,15 @@ fn the_connection_of_a_client_that_tracks_follows_it_out_of_a_transaction() {
     let selected = asked.iter().rfind(|line| line.starts_with("SELECT "));
     assert_eq!(selected.map(String::as_str), Some("SELECT 1"), "{asked:?}");
 }
+
+#[test]
+fn the_error_of_a_denied_command_is_skipped_like_any_reply() {
+    let deny = vec![crate::command::lookup(b"keys").unwrap()];
+    let mut rig = Rig::with(1, Options { deny, ..options(1) });
+    let client = rig.client();
+    for line in ["CLIENT REPLY SKIP", "KEYS *", "PING"] {
+        rig.send(client, line);
+    }
+    assert_eq!(rig.got(client), "+PONG\r\n");
+    assert!(rig.engine.clients[client as usize].session.is_none());
+}
