@@ -39,3 +39,16 @@ fn the_error_of_a_denied_command_is_skipped_like_any_reply() {
     assert_eq!(rig.got(client), "+PONG\r\n");
     assert!(rig.engine.clients[client as usize].session.is_none());
 }
+
+#[test]
+fn names_of_scripts_that_went_over_a_connection_are_not_kept_for_ever() {
+    let mut rig = Rig::of(1);
+    let client = rig.client();
+    for number in 0..9_000 {
+        rig.send(client, &format!("EVAL return+{number} 0"));
+        rig.tell(0, ":1\r\n");
+        rig.got(client);
+    }
+    let kept: usize = rig.engine.conns.iter().map(|(_, conn)| conn.scripts.len()).sum();
+    assert!(kept < 9_000, "{kept}");
+}
