@@ -296,6 +296,7 @@ impl Engine {
         client.out.clear();
         client.out.retire(&mut self.pool);
         self.hub.publishers.remove(&id);
+        self.tracked.targets.remove(&client.about.id);
         if let Some(mut session) = client.session.take() {
             self.end_subscriptions(id, &session);
             if session.monitors {

@@ -52,3 +52,14 @@ fn names_of_scripts_that_went_over_a_connection_are_not_kept_for_ever() {
     let kept: usize = rig.engine.conns.iter().map(|(_, conn)| conn.scripts.len()).sum();
     assert!(kept < 9_000, "{kept}");
 }
+
+#[test]
+fn who_heard_for_others_and_went_is_forgotten() {
+    let mut rig = Rig::of(1);
+    let (client, hears) = (rig.client3(), rig.client3());
+    let number = rig.engine.clients[hears as usize].about.id;
+    rig.send(client, &format!("CLIENT TRACKING ON REDIRECT {number}"));
+    assert_eq!(rig.engine.tracked.targets.len(), 1);
+    rig.engine.client_gone(hears);
+    assert_eq!(rig.engine.tracked.targets.len(), 0);
+}
