@@ -383,3 +383,17 @@ fn a_client_that_goes_in_the_middle_is_subscribed_to_nothing_any_more() {
     rig.engine.conn_bytes(hub as u32, b"*3\r\n$7\r\nmessage\r\n$4\r\nnews\r\n$1\r\nx\r\n");
     assert_eq!(rig.got(next), "+OK\r\n", "it hears nothing that it did not ask for");
 }
+
+#[test]
+fn a_log_inside_is_merged() {
+    let mut rig = Rig::of(2);
+    let client = rig.client();
+    ["MULTI", "SLOWLOG GET", "EXEC"].iter().for_each(|line| rig.send(client, line));
+    rig.got(client);
+    take(&mut rig, 0, 1);
+    take(&mut rig, 1, 1);
+    let entry = "*1\r\n*6\r\n:4\r\n:1700000000\r\n:7\r\n*1\r\n$4\r\nPING\r\n$0\r\n\r\n$0\r\n\r\n";
+    rig.tell(0, "*1\r\n*0\r\n");
+    rig.tell(1, &format!("*1\r\n{entry}"));
+    assert_eq!(rig.got(client), format!("*1\r\n{}", entry.replace(":4", ":13")));
+}
