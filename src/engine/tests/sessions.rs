@@ -63,3 +63,15 @@ fn who_heard_for_others_and_went_is_forgotten() {
     rig.engine.client_gone(hears);
     assert_eq!(rig.engine.tracked.targets.len(), 0);
 }
+
+#[test]
+fn a_connection_that_breaks_while_tracking_is_turned_on_is_an_error() {
+    let mut rig = Rig::of(2);
+    let client = rig.client3();
+    rig.send(client, "CLIENT TRACKING ON");
+    rig.tell(0, "+OK\r\n");
+    rig.tell(0, "+PONG\r\n");
+    rig.lose(1);
+    assert!(rig.got(client).starts_with("-SHARDDOWN shard b "));
+    assert_eq!((rig.engine.shards[0].leases, rig.engine.shards[1].leases), (0, 0));
+}
