@@ -65,6 +65,45 @@ fn who_heard_for_others_and_went_is_forgotten() {
 }
 
 #[test]
+fn who_watches_goes_on_when_it_tracks_no_more() {
+    let mut rig = Rig::of(1);
+    let client = tracking(&mut rig);
+    rig.send(client, "WATCH k");
+    rig.tell(0, "+OK\r\n");
+    rig.send(client, "CLIENT TRACKING OFF");
+    assert_eq!(rig.got(client), "+OK\r\n+OK\r\n");
+    assert_eq!(rig.asked(0), ["CLIENT TRACKING OFF"]);
+    rig.tell(0, "+OK\r\n");
+    for line in ["SELECT 1", "MULTI", "GET k", "EXEC"] {
+        rig.send(client, line);
+    }
+    assert_eq!(rig.asked(0), ["SELECT 1", "MULTI", "GET k", "EXEC"]);
+    for reply in ["+OK\r\n", "+OK\r\n", "+QUEUED\r\n", "*1\r\n_\r\n"] {
+        rig.tell(0, reply);
+    }
+    assert_eq!(rig.got(client), "+OK\r\n+OK\r\n+QUEUED\r\n*1\r\n_\r\n");
+    assert_eq!((rig.engine.shards[0].leases, rig.engine.shards[0].idle.len()), (1, 1));
+}
+
+#[test]
+fn the_lease_that_watches_follows_a_client_that_tracks_since() {
+    let mut rig = Rig::of(1);
+    let client = rig.client3();
+    rig.send(client, "WATCH k");
+    rig.tell(0, "+OK\r\n");
+    rig.send(client, "CLIENT TRACKING ON");
+    rig.tell(0, "+OK\r\n");
+    rig.tell(0, "+PONG\r\n");
+    for line in ["SELECT 1", "MULTI", "GET k", "EXEC"] {
+        rig.send(client, line);
+    }
+    let exec = rig.asked[0].iter().find(|(_, line)| line == "EXEC").expect("it was sent").0;
+    let there: Vec<&str> =
+        rig.asked[0].iter().filter(|(conn, _)| *conn == exec).map(|(_, line)| line.as_str()).collect();
+    assert_eq!(there, ["SELECT 1", "MULTI", "GET k", "EXEC"]);
+}
+
+#[test]
 fn a_connection_that_breaks_while_tracking_is_turned_on_is_an_error() {
     let mut rig = Rig::of(2);
     let client = rig.client3();
