@@ -296,6 +296,7 @@ impl Engine {
         client.out.clear();
         client.out.retire(&mut self.pool);
         self.hub.publishers.remove(&id);
+        self.tracked.targets.remove(&client.about.id);
         if let Some(mut session) = client.session.take() {
             self.end_subscriptions(id, &session);
             if session.monitors {
@@ -532,7 +533,7 @@ impl Engine {
     }
 
     fn release_waiters(&mut self, id: u32) {
-        let conn = &mut self.conns[id as usize];
+        let Some(conn) = self.conns.get_mut(id as usize) else { return };
         let room = conn.out.len() * 2 <= self.options.backend_buffer_bytes_max
             && conn.fifo.len() * 2 <= self.options.backend_inflight_max;
         if room || conn.link.is_shut() {

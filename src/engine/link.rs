@@ -166,7 +166,8 @@ impl Engine {
                 _ => {}
             }
         }
-        let conn = &self.conns[id as usize];
+        // Who was told may have had no more use for it.
+        let Some(conn) = self.conns.get(id as usize) else { return };
         match conn.purpose {
             Use::Shared => self.not_busy(at),
             Use::Probe => {}

@@ -94,7 +94,8 @@ impl Engine {
         client.inbox.needs(0);
         self.unbox(id);
         self.close_if_finished(id);
-        self.clients.get(id as usize).is_some_and(|client| client.park == Park::No)
+        // Also when it waits again: what it still may send is little, but its hanging up has to be seen.
+        self.client_wants(id)
     }
 
     /// Uses what the client's inbox holds.
@@ -613,8 +614,17 @@ impl Engine {
     #[cold]
     fn deny(&mut self, id: u32, request: &Request<'_>) -> Flow {
         self.monitors.rejected = true;
+        let client = &mut self.clients[id as usize];
+        // CLIENT REPLY SKIP is about any next request.
+        let skipped = client.session.as_mut().is_some_and(|session| mem::take(&mut session.skip));
+        client.mute |= skipped;
         let name = request.row.name;
-        self.answer_error(id, format!("NOPERM the command '{name}' is denied by [commands] deny"))
+        let flow = self.answer_error(id, format!("NOPERM the command '{name}' is denied by [commands] deny"));
+        if skipped {
+            self.clients[id as usize].mute = false;
+            self.drop_plain_session(id);
+        }
+        flow
     }
 
     /// The client does not speak RESP: it is told so, behind the replies that it still gets, and closed.

@@ -72,7 +72,7 @@ pub(super) struct Tracked {
     /// Those whose shards forgot, with their generations, until they are told.
     flushes: Vec<(u32, u32)>,
     /// Where clients that hear for others were found last.
-    targets: HashMap<u64, u32>,
+    pub(super) targets: HashMap<u64, u32>,
     /// Clients of other workers that could not be told: they have to forget everything.
     owed: Vec<(u16, News)>,
 }

@@ -254,7 +254,8 @@ impl Engine {
     pub(in crate::engine) fn give_up_blocked(&mut self, id: u32) {
         let client = &mut self.clients[id as usize];
         client.end = End::Closing;
-        let seq = client.next_seq().wrapping_sub(1);
+        // It waits alone; behind it there may be what shards have said unasked.
+        let seq = client.oldest_seq();
         let session = client.session_mut();
         session.lose_watch();
         let waiting = session.waiting;

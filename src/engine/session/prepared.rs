@@ -294,7 +294,7 @@ impl Engine {
             return self.conclude(id, seq, b"");
         }
         if let Some(db) = db {
-            self.clients[id as usize].db = db;
+            self.moved_to(id, db);
         }
         let mut joined = None;
         let reply = self.assemble(id, pieces, results, proto, &mut joined);
@@ -458,7 +458,13 @@ impl Engine {
         client.end = End::Closing;
         client.park = Park::Held;
         client.inbox = crate::engine::inbox::Inbox::default();
-        client.session_mut().orphan = true;
+        let session = client.session_mut();
+        session.orphan = true;
+        // Nobody hears what it asked to be told of.
+        if mem::take(&mut session.monitors) {
+            self.end_monitor(id);
+        }
+        self.unsubscribe_all(id);
     }
 
     /// The client goes: what it prepared is not carried out. Parties that were sent EXEC are no longer

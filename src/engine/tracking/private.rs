@@ -256,12 +256,21 @@ impl Engine {
         }
     }
 
-    /// Tracking is over: its connections are closed, but for those on which a transaction is being carried out.
+    /// Tracking is over: its connections are closed, but for one that watches keys, and for those on which a
+    /// transaction is being carried out.
     pub(in crate::engine) fn untrack(&mut self, id: u32) {
         let tracking = self.clients.get_mut(id as usize).and_then(|client| client.session.as_mut()?.tracking.take());
-        if let Some(tracking) = tracking {
-            self.end_tracking(*tracking);
+        let Some(mut tracking) = tracking else { return };
+        let watched = self.watched_conn(id);
+        if let Some(at) = tracking.conns.iter().position(|conn| *conn == watched) {
+            // It watches keys for the client, and goes on doing so as any lease would.
+            tracking.conns.swap_remove(at);
+            self.conns[watched as usize].purpose = Use::Lease { client: id, keep: true };
+            let mut frame = Vec::new();
+            request(&mut frame, &["CLIENT", "TRACKING", "OFF"]);
+            self.tell_private(watched, &frame);
         }
+        self.end_tracking(*tracking);
     }
 
     pub(in crate::engine) fn end_tracking(&mut self, tracking: Tracking) {
