@@ -50,7 +50,7 @@ impl Engine {
                 offset: 0,
             });
         }
-        conn.link = Link::Greeting;
+        conn.link = if conn.link == Link::Down { Link::Knocking } else { Link::Greeting };
         conn.heard = self.now;
         let backend = &self.metrics.backends[conn.shard.0 as usize];
         backend.connections.inc();

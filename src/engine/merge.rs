@@ -238,6 +238,12 @@ impl Merge {
         Self { kind, pending, parts: vec![Vec::new(); parts], writes }
     }
 
+    /// So many of the parts are not asked for, and stay empty.
+    pub(super) fn without(mut self, absent: usize) -> Self {
+        self.pending -= absent;
+        self
+    }
+
     /// Whether shards that were asked may have changed something when others did not.
     pub(super) fn writes(every: Every, flags: Flags) -> bool {
         flags.has(Flags::WRITE) || matches!(every, Every::Same | Every::Texts)

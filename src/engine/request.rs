@@ -417,7 +417,7 @@ impl Engine {
         {
             return flow;
         }
-        let conns = match self.all_conns(id, request) {
+        let conns = match self.all_conns(id, every, request) {
             Ok(conns) => conns,
             Err(flow) => return flow,
         };
@@ -442,9 +442,10 @@ impl Engine {
             "config|resetstat" => self.reset_calls(),
             _ => {}
         }
-        let merge = Merge::new(kind, conns.len() + peers, writes);
+        let absent = conns.iter().filter(|conn| **conn == NONE).count();
+        let merge = Merge::new(kind, conns.len() + peers, writes).without(absent);
         let seq = self.clients[id as usize].open(State::Merge(Box::new(merge)), Class::Every, self.now);
-        for (part, conn) in conns.into_iter().enumerate() {
+        for (part, conn) in conns.into_iter().enumerate().filter(|(_, conn)| *conn != NONE) {
             self.expect(conn, id, seq, part as u16, true);
             self.conns[conn as usize].out.push(frame.as_deref().unwrap_or(request.frame));
         }
@@ -454,21 +455,27 @@ impl Engine {
         Flow::Taken
     }
 
-    /// A shared connection to every shard, or what the client gets instead.
-    fn all_conns(&mut self, id: u32, request: &Request<'_>) -> Result<Vec<u32>, Flow> {
+    /// A shared connection to every shard, or what the client gets instead. What only tells of the servers
+    /// is told of those that are there: client libraries ask for it before anything else.
+    fn all_conns(&mut self, id: u32, every: Every, request: &Request<'_>) -> Result<Vec<u32>, Flow> {
+        let partial = matches!(every, Every::Info | Every::ConfigGet) && self.is_any_up(id);
         let mut conns = Vec::with_capacity(self.shards.len());
         for index in 0..self.shards.len() {
             let shard = ShardId(index as u16);
             let conn = self.conn_to(id, shard);
-            if conn == NONE {
+            if conn == NONE && !partial {
                 return Err(self.answer_down(id, shard, request.row.class()));
             }
-            if self.is_full(conn) {
+            if conn != NONE && self.is_full(conn) {
                 return Err(self.wait_for(id, conn));
             }
             conns.push(conn);
         }
         Ok(conns)
+    }
+
+    fn is_any_up(&mut self, id: u32) -> bool {
+        (0..self.shards.len() as u16).any(|shard| self.conn_to(id, ShardId(shard)) != NONE)
     }
 
     /// SCAN goes from shard to shard; the cursor's low bits say which one is at work.

@@ -38,7 +38,7 @@ impl Engine {
             };
             conns.push(conn);
             let base = self.conns.get(self.shards[index].shared[0] as usize);
-            if base.is_some_and(|base| base.link == Link::Down) {
+            if base.is_some_and(|base| base.link.is_down()) {
                 self.conns[conn as usize].link = Link::Down;
             }
         }
@@ -82,7 +82,11 @@ impl Engine {
     pub(super) fn ask_with_sinks(&mut self, id: u32) {
         let Some(tracking) = self.tracking(id).filter(|tracking| tracking.asking.is_some()) else { return };
         let link = |conn: &u32| self.conns.get(*conn as usize).map(|conn| conn.link);
-        if tracking.sinks.iter().any(|sink| matches!(link(sink), Some(Link::Connecting | Link::Greeting))) {
+        if tracking
+            .sinks
+            .iter()
+            .any(|sink| matches!(link(sink), Some(Link::Connecting | Link::Greeting | Link::Knocking)))
+        {
             return;
         }
         // Without its sink a shard would tell nobody: it is asked anew when the sink is there.
