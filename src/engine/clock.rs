@@ -26,6 +26,7 @@ impl Engine {
             let patience = |tag: &Tag| {
                 if tag.slow { self.options.script_timeout } else { self.options.request_timeout }
             };
+            let earlier = late.len();
             // The greeting stands before requests that are older than it.
             for tag in conn.fifo.iter_mut().filter(|tag| tag.client != GREETING) {
                 let waited = self.now.saturating_sub(tag.at);
@@ -38,9 +39,12 @@ impl Engine {
                     tag.client = NOBODY;
                 }
             }
-            if let Some(head) = conn.fifo.front()
-                && self.now.saturating_sub(head.at.max(conn.heard)) >= 2 * patience(head)
-            {
+            let silent = |head: &Tag| self.now.saturating_sub(head.at.max(conn.heard)) >= 2 * patience(head);
+            // Whoever is told goes on over another connection: what is left here would run behind that.
+            let overtaken = late.len() > earlier
+                && !conn.out.is_empty()
+                && self.shards[conn.shard.0 as usize].spares.contains(&(id as u32));
+            if overtaken || conn.fifo.front().is_some_and(silent) {
                 mute.push(id as u32);
             }
         }
