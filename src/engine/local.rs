@@ -181,8 +181,8 @@ impl Engine {
                 _ = reply.status("OK");
             }
             Local::ClientReply | Local::ClientUnblock => {
-                let name = crate::command::row(client.last).name.to_uppercase().replace('|', " ");
-                return Err(format!("ERR {name} cannot be part of a transaction through Ringway").into());
+                let name = String::from_utf8_lossy(args.at(1)).to_uppercase();
+                return Err(format!("ERR CLIENT {name} cannot be part of a transaction through Ringway").into());
             }
             _ => return Err("ERR this command is not available through Ringway yet".into()),
         }

@@ -503,6 +503,9 @@ impl Engine {
     /// The shard that a cursor names, its place in the order of scans, and the one that follows it.
     pub(super) fn scan_at(&self, args: Args<'_>) -> Option<(ShardId, u64, u64)> {
         let cursor = integer(args.at(1)).and_then(|cursor| u64::try_from(cursor).ok())?;
+        if cursor >= 1 << CURSOR_BITS {
+            return None;
+        }
         let order = self.scan_order();
         let place = cursor & ((1 << CURSOR_SHARD_BITS) - 1);
         let shard = order.get(place as usize)?;
