@@ -296,6 +296,7 @@ impl Engine {
         client.out.clear();
         client.out.retire(&mut self.pool);
         self.hub.publishers.remove(&id);
+        self.tracked.targets.remove(&client.about.id);
         if let Some(mut session) = client.session.take() {
             self.end_subscriptions(id, &session);
             if session.monitors {
@@ -435,6 +436,26 @@ impl Engine {
         self.conns.contains(id as usize)
     }
 
+    /// Whether the connection can be used.
+    #[must_use]
+    pub fn is_conn_up(&self, id: u32) -> bool {
+        self.conns.get(id as usize).is_some_and(|conn| conn.link.is_up())
+    }
+
+    /// What the connection is for, in a word for the log.
+    #[must_use]
+    pub fn conn_purpose(&self, id: u32) -> &'static str {
+        match self.conns.get(id as usize).map(|conn| conn.purpose) {
+            Some(Use::Shared) | None => "requests",
+            Some(Use::Lease { .. }) => "lease",
+            Some(Use::Party(_)) => "transactions",
+            Some(Use::Hub) => "subscriptions",
+            Some(Use::Track) => "waiting",
+            Some(Use::Private { .. } | Use::Sink { .. }) => "tracking",
+            Some(Use::Probe) => "probe",
+        }
+    }
+
     /// Whether the connection's last socket got as far as being used, and why it ended.
     #[must_use]
     pub fn conn_history(&self, id: u32) -> (bool, String) {
@@ -532,7 +553,7 @@ impl Engine {
     }
 
     fn release_waiters(&mut self, id: u32) {
-        let conn = &mut self.conns[id as usize];
+        let Some(conn) = self.conns.get_mut(id as usize) else { return };
         let room = conn.out.len() * 2 <= self.options.backend_buffer_bytes_max
             && conn.fifo.len() * 2 <= self.options.backend_inflight_max;
         if room || conn.link.is_shut() {

@@ -4,6 +4,7 @@
 //! Accepting is here and not in the workers so that each new client goes to the worker with the
 //! fewest; a client lives on one worker for life.
 
+use std::mem;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -36,6 +37,10 @@ use crate::worker::{self, Accepted, Arrival, Patience, Setup};
 const ARRIVALS_MAX: usize = 1024;
 /// Messages of other workers that wait for one to take them in.
 const MESSAGES_MAX: usize = 4096;
+/// Open files that are not clients': listeners, the admin port and who asks it, runtimes.
+const FILES_KEPT: u64 = 32;
+/// The same for each backend and worker: connections of both protocols, subscriptions, spares and some leases.
+const FILES_PER_LINE: u64 = 8;
 /// Ready tasks that run before a worker asks the kernel for news: more make larger batches.
 const EVENT_INTERVAL: u32 = 256;
 
@@ -55,13 +60,17 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
 }
 
 async fn serve(config: &Config, threads: usize, topology: Arc<Topology>, metrics: Arc<Metrics>) -> anyhow::Result<()> {
+    let clients_max = clients_that_fit(config.limits.clients_max, threads * topology.shards().len());
     let mut listeners = Vec::new();
     for endpoint in &config.proxy.listen {
         listeners.push(Listener::bind(endpoint, config).with_context(|| format!("cannot listen on {endpoint}"))?);
     }
     let port = listeners.first().map_or(0, Listener::port);
     let tallies = tallies(threads);
-    let options = Options { tallies: Arc::clone(&tallies), ..options(config, &topology, metrics.workers(), port) };
+    let mut options = options(config, &topology, metrics.workers(), port);
+    options.tallies = Arc::clone(&tallies);
+    options.facts.clients_max = clients_max as usize;
+    metrics.control().clients_max.set(i64::from(clients_max));
     let (stop, stopped) = watch::channel(false);
     let snapshot = Arc::new(ArcSwap::new(Arc::clone(&topology)));
     let mut workers = Vec::new();
@@ -107,23 +116,34 @@ async fn serve(config: &Config, threads: usize, topology: Arc<Topology>, metrics
         queues,
         metrics: Arc::clone(&metrics),
         next_id: AtomicU64::new(1),
-        clients_max: config.limits.clients_max as i64,
+        clients_max: i64::from(clients_max),
     });
     for listener in listeners {
         info!(address = %listener.address(), threads, "listening");
         tokio::spawn(accept(listener, Arc::clone(&acceptor), stopped.clone()));
     }
     drop(acceptor);
-    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    tokio::select! {
-        _ = term.recv() => info!("stopping on SIGTERM"),
-        _ = int.recv() => info!("stopping on SIGINT"),
-    }
+    until_told().await?;
     stop.send_replace(true);
     let joined = tokio::task::spawn_blocking(move || workers.into_iter().all(|worker| worker.join().is_ok()));
     if !joined.await? {
         bail!("a worker panicked");
     }
+    Ok(())
+}
+
+/// Ends with the signal that ends the process.
+async fn until_told() -> anyhow::Result<()> {
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut hup = signal(SignalKind::hangup())?;
+    let name = loop {
+        tokio::select! {
+            _ = term.recv() => break "SIGTERM",
+            _ = int.recv() => break "SIGINT",
+            _ = hup.recv() => warn!("SIGHUP changes nothing: the configuration is read at the start"),
+        }
+    };
+    info!("stopping on {name}");
     Ok(())
 }
 
@@ -135,6 +155,18 @@ fn work(setup: Setup) {
         Ok(runtime) => runtime.block_on(worker::run(setup)),
         Err(error) => error!(%error, "a worker's runtime could not be made"),
     }
+}
+
+/// How many of the clients that are wanted the process has descriptors for. It takes as many as the system
+/// lets it; some are kept for servers, listeners and the admin port.
+fn clients_that_fit(wanted: u32, lines: usize) -> u32 {
+    let files = rlimit::increase_nofile_limit(u64::MAX).unwrap_or(u64::MAX);
+    let room = files.saturating_sub(FILES_KEPT + FILES_PER_LINE * lines as u64).max(1);
+    let fit = wanted.min(u32::try_from(room).unwrap_or(u32::MAX));
+    if fit < wanted {
+        warn!(files, "only {fit} clients are taken at a time, not limits.clients_max = {wanted}: raise `ulimit -n`");
+    }
+    fit
 }
 
 /// Hands each new client to a worker.
@@ -224,6 +256,8 @@ fn remove_stale(path: &Path) -> std::io::Result<()> {
 }
 
 async fn accept(listener: Listener, acceptor: Arc<Acceptor>, mut stop: watch::Receiver<bool>) {
+    // Once for as long as it lasts, not once for every attempt.
+    let mut told = false;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -231,13 +265,16 @@ async fn accept(listener: Listener, acceptor: Arc<Acceptor>, mut stop: watch::Re
         };
         match accepted {
             Ok((socket, peer, local, trusted)) => {
+                told = false;
                 let id = acceptor.next_id.fetch_add(1, Ordering::Relaxed);
                 let about = About { id, peer, local, trusted, ..About::default() };
                 acceptor.hand_over(Arrival { socket, about }).await;
             }
             Err(error) => {
                 acceptor.metrics.control().refuse(Refusal::Resources);
-                warn!(%error, "a client could not be accepted");
+                if !mem::replace(&mut told, true) {
+                    warn!(%error, "clients cannot be accepted");
+                }
                 // Out of descriptors: trying again at once would only burn the CPU.
                 tokio::time::sleep(std::time::Duration::from_millis(50)).await;
             }
@@ -247,13 +284,13 @@ async fn accept(listener: Listener, acceptor: Arc<Acceptor>, mut stop: watch::Re
 
 impl Acceptor {
     async fn hand_over(&self, arrival: Arrival) {
-        if self.clients_max > 0 && self.metrics.clients() >= self.clients_max {
+        // Those on their way count too: several may come before a worker wakes up.
+        let waiting = |queue: &mpsc::Sender<Arrival>| (queue.max_capacity() - queue.capacity()) as i64;
+        if self.metrics.clients() + self.queues.iter().map(waiting).sum::<i64>() >= self.clients_max {
             self.metrics.control().refuse(Refusal::MaxClients);
             return turn_away(arrival.socket).await;
         }
         let workers = self.metrics.workers().iter().zip(&self.queues);
-        // Those on their way count too: several may come before a worker wakes up.
-        let waiting = |queue: &mpsc::Sender<Arrival>| (queue.max_capacity() - queue.capacity()) as i64;
         if let Some((_, queue)) = workers.min_by_key(|(worker, queue)| worker.clients.value() + waiting(queue))
             && queue.send(arrival).await.is_err()
         {
@@ -305,6 +342,7 @@ fn options(config: &Config, topology: &Topology, workers: &[Arc<WorkerMetrics>],
         gather: config.commands.cross_shard == CrossShard::Gather,
         gather_bytes_max: bytes(limits.cross_shard_max_bytes),
         prepared: config.commands.cross_shard_transactions == CrossShardTransactions::Prepared,
+        connect_timeout: micros(config.timeouts.connect),
         request_timeout: micros(config.timeouts.request),
         script_timeout: micros(config.timeouts.script),
         users: config
@@ -393,7 +431,6 @@ fn facts(config: &Config, topology: &Topology, metrics: &Metrics) -> admin::Fact
     let shards = topology.shards().len();
     let control = metrics.control();
     control.topology_version.set(topology.version() as i64);
-    control.clients_max.set(i64::from(config.limits.clients_max));
     for index in 0..shards {
         control.slots[index].set(i64::from(topology.slots_of(ShardId(index as u16))));
     }

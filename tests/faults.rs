@@ -256,6 +256,67 @@ fn a_proxy_that_starts_while_a_shard_is_down_serves_the_others() {
     assert!(names_shard(&whole, &["SHARDDOWN"], 1, shards[1].address()), "never a partial result: {whole:?}");
     shards[1].restart();
     used_again(&proxy, &keys[1][0]);
+    // While it is used, and not when it is lost the next time.
+    proxy.until_logged("backend is connected again");
+}
+
+/// Client libraries ask for INFO before anything else: one shard must not lock them out of the others.
+#[test]
+fn what_tells_of_the_servers_tells_of_those_that_are_there() {
+    let mut shards = shards(3);
+    let proxy = over(&shards).start();
+    let mut client = proxy.client().resp3();
+    let state = |info: &str, name: &str| {
+        let line =
+            info.lines().find(|line| line.starts_with(&format!("shard_{name}:"))).unwrap_or_else(|| panic!("{info}"));
+        line.split(',').find_map(|field| field.strip_prefix("state=").map(str::to_owned)).unwrap()
+    };
+    // The home shard last but one: whoever is there speaks for it.
+    for (lost, left) in [(1, ["up", "down", "up"]), (0, ["down", "down", "up"])] {
+        shards[lost].kill();
+        until("it is known to be lost", || {
+            proxy.metric("ringway_backend_up") as usize == left.iter().filter(|state| **state == "up").count()
+        });
+        let info = client.call(&["INFO"]).text();
+        assert_eq!(["a", "b", "c"].map(|name| state(&info, name)), left, "{info}");
+        assert!(info.contains("redis_version:") && info.contains("# Keyspace"), "{info}");
+        assert!(client.call(&["INFO", "server"]).text().contains("redis_version:"));
+        let said = client.call(&["CONFIG", "GET", "max*"]);
+        assert_eq!(said.field("maxclients"), Some(&Value::bulk("10000")), "{said:?}");
+        assert!(said.field("maxmemory").is_some(), "{said:?}");
+        let refused = client.call(&["CONFIG", "SET", "maxmemory", "0"]);
+        assert_eq!(refused.error_word(), "SHARDDOWN", "{refused:?}");
+    }
+    shards[2].kill();
+    until("all are lost", || client.call(&["INFO"]).is_error());
+    assert_eq!(client.call(&["CONFIG", "GET", "maxclients"]).error_word(), "SHARDDOWN");
+}
+
+/// The kernel accepts connections for a process that hangs: that is no sign of life.
+#[test]
+fn a_server_that_accepts_and_is_mute_is_down() {
+    let shards = shards(3);
+    shards[1].pause();
+    let proxy = Proxy::over(&shards).timeout("connect", "200ms").expect_log("backend").start();
+    let key = (0..).map(|at| format!("key:{at}")).find(|key| proxy.place(key) == 1).unwrap();
+    let mut client = proxy.client().resp3();
+    let asked = Instant::now();
+    let first = client.call(&["SET", &key, "x"]);
+    assert!(names_shard(&first, &["SHARDDOWN"], 1, shards[1].address()), "{first:?}");
+    println!("the first was refused after {:?}", asked.elapsed());
+    assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+    // From then on nobody waits for it, at whatever point of an attempt.
+    for _ in 0..100 {
+        let asked = Instant::now();
+        let reply = client.call(&["SET", &key, "x"]);
+        assert!(names_shard(&reply, &["SHARDDOWN"], 1, shards[1].address()), "{reply:?}");
+        assert!(reply.text().contains("was not executed"), "{reply:?}");
+        assert!(asked.elapsed() < Duration::from_millis(150), "{:?}", asked.elapsed());
+        interval(Duration::from_millis(10));
+    }
+    shards[1].resume();
+    used_again(&proxy, &key);
+    assert_eq!(client.call(&["GET", &key]), Value::Null, "what was refused was executed");
 }
 
 #[test]

@@ -185,6 +185,46 @@ fn one_client_too_many_is_told_so() {
     assert!(proxy.metric("ringway_clients_refused_total") >= 10.0);
 }
 
+/// Many at once: the limit counts those, too, that no worker has seen yet.
+#[test]
+fn a_rush_of_clients_is_let_in_up_to_the_limit() {
+    let shards = shards(2);
+    let proxy = Proxy::over(&shards).threads(2).extra("[limits]\nclients_max = 20").start();
+    let mut clients = (0..100).map(|_| proxy.client()).collect::<Vec<_>>();
+    let served = clients.iter_mut().filter_map(|client| client.try_call(&["PING"]).ok());
+    let served = served.filter(|reply| !reply.is_error()).count();
+    // Whoever has just been taken in by a worker may be counted nowhere for a moment.
+    assert!((20..=22).contains(&served), "{served} clients were served");
+}
+
+/// The system's limit counts before the configured one: servers and the admin port keep their share.
+#[test]
+fn clients_leave_descriptors_for_servers_and_the_admin_port() {
+    let mut shards = shards(2);
+    let options = Proxy::over(&shards).files(64).expect_log("ulimit").expect_log("backend");
+    let proxy = options.start();
+    proxy.until_logged("only 16 clients are taken at a time");
+    let mut clients = (0..16).map(|_| proxy.client()).collect::<Vec<_>>();
+    clients.iter_mut().for_each(|client| check(client, "PING", "+\"PONG\""));
+    for _ in 0..50 {
+        assert_eq!(proxy.client().reply().text(), "ERR max number of clients reached");
+    }
+    shards[1].restart();
+    let back = || proxy.metric("ringway_backend_up") == 2.0;
+    until("the restarted server is used again", back);
+    check(&mut clients[0], "CONFIG GET maxclients", r#"*[$"maxclients", $"16"]"#);
+    assert_eq!(proxy.metric("ringway_client_connections_max"), 16.0);
+}
+
+#[test]
+fn sighup_stops_nothing() {
+    let shards = shards(1);
+    let proxy = Proxy::over(&shards).expect_log("SIGHUP").start();
+    proxy.signal("HUP");
+    proxy.until_logged("SIGHUP");
+    check(&mut proxy.client(), "PING", "+\"PONG\"");
+}
+
 #[test]
 fn an_idle_client_is_closed_and_a_waiting_one_is_not() {
     let shards = shards(2);

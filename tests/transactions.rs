@@ -452,6 +452,11 @@ fn what_one_command_needs_of_several_shards_is_refused() {
     }
     check(&mut client, &format!("WATCH {a}"), "+\"OK\"");
     assert_eq!(say(&mut client, &format!("WATCH {b}")).error_word(), "CROSSSLOT");
+    check(&mut client, "UNWATCH", "+\"OK\"");
+    check(&mut client, "MULTI", "+\"OK\"");
+    check(&mut client, "CLIENT REPLY OFF", "+\"QUEUED\"");
+    let refused = r#"*[-"ERR CLIENT REPLY cannot be part of a transaction through Ringway"]"#;
+    check(&mut client, "EXEC", refused);
 }
 
 /// What the server behind the fake does to the next request of this name.

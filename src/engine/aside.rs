@@ -5,7 +5,8 @@
 //! shared:  a [GET huge | GET x | ...]      b takes over: whoever stands on a's FIFO asks nothing
 //! spares:  b [ ]                           more until it is answered, so nobody overtakes himself
 //! ```
-//! The connection that was occupied is a spare itself once it has answered everything.
+//! The connection that was occupied is a spare itself once it has answered everything. If it takes so long
+//! that somebody is told so, he is free to go on: what is not sent by then is never sent (`tick`).
 
 use super::conn::{Conn, Link, MOVER, Use};
 use super::{Engine, NONE};
@@ -162,6 +163,32 @@ mod tests {
         assert_eq!(rig.engine.conn_out(second).map(|out| out.len()), Some(20));
         rig.engine.conn_bytes(second, b"$1\r\ny\r\n");
         assert_eq!(rig.engine.client_out(b).map(|out| out.len()), Some(7));
+    }
+
+    #[test]
+    fn what_was_given_up_half_sent_does_not_run_behind_what_came_later() {
+        let mut rig = Rig::of(1);
+        let client = rig.client();
+        let first = shared(&rig);
+        let mut request = Vec::new();
+        crate::resp::request(&mut request, &["SET", "k", &"v".repeat(2 * APART_BYTES)]);
+        request.chunks(60_000).for_each(|piece| rig.engine.client_bytes(client, piece));
+        rig.engine.conn_out(first).unwrap().advance(1000);
+        while let Some(order) = rig.engine.next_order() {
+            if let crate::engine::Order::Connect { conn, .. } = order {
+                rig.engine.conn_connected(conn);
+                rig.engine.conn_bytes(conn, b"*0\r\n");
+            }
+        }
+        let second = shared(&rig);
+        assert_ne!(second, first);
+        rig.engine.set_now(6_000_000);
+        rig.engine.tick();
+        assert_eq!(rig.engine.conns[first as usize].out.len(), 0, "the rest is never sent");
+        assert_eq!(rig.engine.next_order(), Some(crate::engine::Order::Reconnect { conn: first }));
+        assert!(rig.got(client).starts_with("-SHARDTIMEOUT "));
+        rig.send(client, "DEL k");
+        assert_eq!(rig.engine.conn_out(second).map(|out| out.len()), Some(20));
     }
 
     #[test]

@@ -50,7 +50,7 @@ impl Engine {
                 // With a frame cut in two it has to go on: the server would take the rest for another request.
                 Link::Up if late && conn.purpose == Use::Shared && conn.out.is_empty() => conn.link = Link::Stalled,
                 Link::Stalled | Link::Busy => {}
-                Link::Up | Link::Down | Link::Connecting | Link::Greeting => continue,
+                Link::Up | Link::Down | Link::Knocking | Link::Connecting | Link::Greeting => continue,
             }
             if !ask.contains(&conn.shard) {
                 ask.push(conn.shard);
@@ -61,7 +61,7 @@ impl Engine {
 
     fn probe(&mut self, shard: ShardId) {
         let probe = &self.shards[shard.0 as usize].probe;
-        if probe.asked || self.conns.get(probe.conn as usize).is_some_and(|conn| conn.link == Link::Down) {
+        if probe.asked || self.conns.get(probe.conn as usize).is_some_and(|conn| conn.link.is_down()) {
             return;
         }
         let conn = match probe.conn {

@@ -247,6 +247,11 @@ impl Client {
         self.head_seq.wrapping_add(self.slots.len() as u32)
     }
 
+    /// The number of the oldest slot.
+    pub(super) fn oldest_seq(&self) -> u32 {
+        self.head_seq
+    }
+
     /// The slot numbered `seq`, while it is in flight.
     #[inline]
     pub(super) fn slot(&mut self, seq: u32) -> Option<&mut Slot> {

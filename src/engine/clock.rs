@@ -2,7 +2,7 @@
 //! fell silent are given up, memory that a burst left behind is given back.
 
 use super::client::{Answer, Client};
-use super::conn::{ENGINE, GREETING, MOVER, NOBODY, PEER, Tag, WAITER};
+use super::conn::{Conn, ENGINE, GREETING, MOVER, NOBODY, PEER, Tag, WAITER};
 use super::{Engine, Fault, Order, failure};
 use crate::metrics::BackendError;
 
@@ -26,6 +26,7 @@ impl Engine {
             let patience = |tag: &Tag| {
                 if tag.slow { self.options.script_timeout } else { self.options.request_timeout }
             };
+            let earlier = late.len();
             // The greeting stands before requests that are older than it.
             for tag in conn.fifo.iter_mut().filter(|tag| tag.client != GREETING) {
                 let waited = self.now.saturating_sub(tag.at);
@@ -38,9 +39,12 @@ impl Engine {
                     tag.client = NOBODY;
                 }
             }
-            if let Some(head) = conn.fifo.front()
-                && self.now.saturating_sub(head.at.max(conn.heard)) >= 2 * patience(head)
-            {
+            let silent = |head: &Tag| self.now.saturating_sub(head.at.max(conn.heard)) >= 2 * patience(head);
+            // Whoever is told goes on over another connection: what is left here would run behind that.
+            let overtaken = late.len() > earlier
+                && !conn.out.is_empty()
+                && self.shards[conn.shard.0 as usize].spares.contains(&(id as u32));
+            if overtaken || conn.fifo.front().is_some_and(silent) {
                 mute.push(id as u32);
             }
         }
@@ -61,8 +65,12 @@ impl Engine {
         self.hub_tick();
         self.waiting_tick();
         mute.extend(self.silent_lines());
+        mute.extend(self.unanswered_greetings());
         for id in mute {
-            self.conn_lost(id, Fault::Timeout, "it did not answer any more");
+            let greeting = self.conns.get(id as usize).is_some_and(Conn::is_greeting);
+            let trouble =
+                if greeting { "it accepted the connection and did not answer" } else { "it did not answer any more" };
+            self.conn_lost(id, Fault::Timeout, trouble);
             self.reconnect(id);
         }
         for (index, backend) in self.metrics.backends.iter().enumerate() {
@@ -70,6 +78,24 @@ impl Engine {
             backend.inflight.set(here.map(|(_, conn)| conn.fifo.len() as i64).sum());
         }
         self.look_at_clients();
+    }
+
+    /// Connections whose greeting nobody answers: the server hangs, or a script keeps it busy, which only
+    /// another connection that is up can tell.
+    fn unanswered_greetings(&self) -> Vec<u32> {
+        let late = |id: u32, conn: &Conn| {
+            let base = self.conns.get(self.shards[conn.shard.0 as usize].shared[0] as usize);
+            let alive = !self.is_base(id) && base.is_some_and(|base| base.link.is_up());
+            let patience = if alive { self.options.request_timeout } else { self.options.connect_timeout };
+            let since = conn.fifo.front().map_or(self.now, |tag| tag.at);
+            conn.is_greeting() && self.now.saturating_sub(since) >= patience
+        };
+        self.conns
+            .iter()
+            .map(|(id, conn)| (id as u32, conn))
+            .filter(|(id, conn)| late(*id, conn))
+            .map(|(id, _)| id)
+            .collect()
     }
 
     /// Closes clients that hold too much, or that have asked nothing for too long.

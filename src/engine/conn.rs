@@ -76,6 +76,8 @@ pub(super) enum Hold {
 pub(super) enum Link {
     /// No socket; the last attempt failed or none was made. Requests are refused.
     Down,
+    /// The same, and an attempt is as far as the greeting: who accepts connections need not answer.
+    Knocking,
     /// A script runs on it and the server says BUSY: requests are refused with that.
     Busy,
     /// On its way, and nothing speaks against it: requests wait.
@@ -91,7 +93,13 @@ impl Link {
     /// Requests are refused at once.
     #[inline]
     pub(super) fn is_shut(self) -> bool {
-        matches!(self, Self::Down | Self::Busy)
+        self.is_down() || self == Self::Busy
+    }
+
+    /// Nothing speaks for the server.
+    #[inline]
+    pub(super) fn is_down(self) -> bool {
+        matches!(self, Self::Down | Self::Knocking)
     }
 
     /// The socket is there and was greeted.
@@ -168,13 +176,18 @@ impl Conn {
     /// There is a socket.
     #[inline]
     pub(super) fn is_linked(&self) -> bool {
-        self.link == Link::Greeting || self.link.is_up()
+        self.is_greeting() || self.link.is_up()
+    }
+
+    /// The greeting is still to be answered.
+    pub(super) fn is_greeting(&self) -> bool {
+        matches!(self.link, Link::Greeting | Link::Knocking)
     }
 
     /// Replies that come are anybody's: there is a socket, and nothing special about it.
     #[inline]
     pub(super) fn is_open(&self) -> bool {
-        matches!(self.link, Link::Up | Link::Greeting)
+        self.link == Link::Up || self.is_greeting()
     }
 
     /// The next request is answered to this slot; its bytes must be queued right behind.
@@ -194,7 +207,7 @@ impl Conn {
     pub(super) fn writable(&mut self) -> Option<&mut Out> {
         match self.link {
             Link::Up => Some(&mut self.out),
-            Link::Greeting => Some(&mut self.greeting),
+            Link::Greeting | Link::Knocking => Some(&mut self.greeting),
             Link::Down | Link::Connecting | Link::Stalled | Link::Busy => None,
         }
     }

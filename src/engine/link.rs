@@ -50,7 +50,7 @@ impl Engine {
                 offset: 0,
             });
         }
-        conn.link = Link::Greeting;
+        conn.link = if conn.link == Link::Down { Link::Knocking } else { Link::Greeting };
         conn.heard = self.now;
         let backend = &self.metrics.backends[conn.shard.0 as usize];
         backend.connections.inc();
@@ -166,7 +166,8 @@ impl Engine {
                 _ => {}
             }
         }
-        let conn = &self.conns[id as usize];
+        // Who was told may have had no more use for it.
+        let Some(conn) = self.conns.get(id as usize) else { return };
         match conn.purpose {
             Use::Shared => self.not_busy(at),
             Use::Probe => {}

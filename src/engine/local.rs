@@ -181,8 +181,8 @@ impl Engine {
                 _ = reply.status("OK");
             }
             Local::ClientReply | Local::ClientUnblock => {
-                let name = crate::command::row(client.last).name.to_uppercase().replace('|', " ");
-                return Err(format!("ERR {name} cannot be part of a transaction through Ringway").into());
+                let name = String::from_utf8_lossy(args.at(1)).to_uppercase();
+                return Err(format!("ERR CLIENT {name} cannot be part of a transaction through Ringway").into());
             }
             _ => return Err("ERR this command is not available through Ringway yet".into()),
         }
@@ -264,8 +264,7 @@ impl Engine {
             return Err(NO_INT.into());
         }
         let db = u32::try_from(number).ok().filter(|db| *db < self.options.databases);
-        self.clients[id as usize].db = db.ok_or("ERR DB index is out of range")?;
-        self.lease_selects(id);
+        self.moved_to(id, db.ok_or("ERR DB index is out of range")?);
         Reply::new(out, Proto::Resp2).status("OK");
         Ok(())
     }
@@ -307,27 +306,30 @@ impl Engine {
     /// A client's lease follows it to another protocol.
     fn lease_speaks(&mut self, id: u32, proto: Proto) {
         let version = if proto == Proto::Resp3 { "3" } else { "2" };
-        if self.tracking(id).is_some() {
-            return self.tell_privates_words(id, &["HELLO", version]);
-        }
-        let conn = self.watched_conn(id);
+        self.tell_privates_words(id, &["HELLO", version]);
+        let conn = self.watching_lease(id);
         if conn != NONE {
             self.conns[conn as usize].proto = proto;
             self.tell_lease(conn, &["HELLO", version]);
         }
     }
 
-    /// A client's lease follows it to another database.
-    fn lease_selects(&mut self, id: u32) {
-        let db = self.clients[id as usize].db;
-        if self.tracking(id).is_some() {
-            return self.tell_privates_words(id, &["SELECT", &db.to_string()]);
-        }
-        let conn = self.watched_conn(id);
+    /// The client is in another database from now on, and its own connections follow it.
+    pub(super) fn moved_to(&mut self, id: u32, db: u32) {
+        self.clients[id as usize].db = db;
+        self.tell_privates_words(id, &["SELECT", &db.to_string()]);
+        let conn = self.watching_lease(id);
         if conn != NONE {
             self.conns[conn as usize].db = db;
             self.tell_lease(conn, &["SELECT", &db.to_string()]);
         }
+    }
+
+    /// The lease that watches keys for the client; a private connection that does so is none.
+    fn watching_lease(&self, id: u32) -> u32 {
+        let conn = self.watched_conn(id);
+        let is_lease = |conn: &super::conn::Conn| matches!(conn.purpose, super::conn::Use::Lease { .. });
+        self.conns.get(conn as usize).filter(|conn| is_lease(conn)).map_or(NONE, |_| conn)
     }
 
     fn tell_lease(&mut self, conn: u32, args: &[&str]) {

@@ -238,6 +238,20 @@ impl Merge {
         Self { kind, pending, parts: vec![Vec::new(); parts], writes }
     }
 
+    /// So many of the parts are not asked for, and stay empty.
+    pub(super) fn without(mut self, absent: usize) -> Self {
+        self.pending -= absent;
+        self
+    }
+
+    /// Of an answer that tells of the servers: who cannot tell any more is left out, if others can.
+    fn forget_the_lost(&mut self) {
+        let failed = |part: &Vec<u8>| part.is_empty() || part.first() == Some(&b'-');
+        if !self.parts.iter().all(failed) {
+            self.parts.iter_mut().filter(|part| failed(part)).for_each(Vec::clear);
+        }
+    }
+
     /// Whether shards that were asked may have changed something when others did not.
     pub(super) fn writes(every: Every, flags: Flags) -> bool {
         flags.has(Flags::WRITE) || matches!(every, Every::Same | Every::Texts)
@@ -290,6 +304,9 @@ impl Merge {
     /// should hear of is left in `news`.
     pub(super) fn finish(mut self, proto: Proto, map: &Topology, proxy: &Proxy, news: &mut Vec<String>) -> Finish {
         let kind = mem::replace(&mut self.kind, Kind::Pairs);
+        if matches!(kind, Kind::Every { every: Every::Info | Every::ConfigGet, .. }) {
+            self.forget_the_lost();
+        }
         let parts = &self.parts;
         let one_error = |kind: &Kind| match kind {
             Kind::Slowlog(slowlog) if slowlog.is_heard() => None,

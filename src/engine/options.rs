@@ -41,6 +41,8 @@ pub struct Options {
     pub gather: bool,
     /// What may be brought together for one command, in DUMP's bytes.
     pub gather_bytes_max: usize,
+    /// How long a server may take to answer the greeting.
+    pub connect_timeout: u64,
     pub request_timeout: u64,
     pub script_timeout: u64,
     /// Who may use the proxy; with nobody listed, everybody may.
@@ -87,6 +89,7 @@ impl Default for Options {
             prepared: true,
             gather: true,
             gather_bytes_max: 8 * 1024 * 1024,
+            connect_timeout: 1_000_000,
             request_timeout: 5_000_000,
             script_timeout: 60_000_000,
             users: Vec::new(),

@@ -148,8 +148,8 @@ impl Engine {
                 Link::Up | Link::Stalled | Link::Busy => line.end,
                 Link::Connecting | Link::Greeting => UNKNOWN,
                 // A server that is there will be connected in a moment; one that is not is not waited for.
-                Link::Down if self.is_shard_up(shard) => UNKNOWN,
-                Link::Down => 0,
+                Link::Down | Link::Knocking if self.is_shard_up(shard) => UNKNOWN,
+                Link::Down | Link::Knocking => 0,
             });
         targets.collect()
     }
@@ -295,7 +295,7 @@ impl Engine {
         for index in self.hub.lines.len()..self.shards.len() {
             let conn = self.conn_new(ShardId(index as u16), Proto::Resp2, 0, Use::Hub);
             let base = self.conns.get(self.shards[index].shared[0] as usize);
-            if base.is_some_and(|base| base.link == Link::Down) {
+            if base.is_some_and(|base| base.link.is_down()) {
                 self.conns[conn as usize].link = Link::Down;
             }
             self.hub.line_new(conn);

@@ -223,7 +223,7 @@ impl Engine {
                 Some(pieces) => self.executed(id, seq, pieces, &[reply], proto, db),
                 None => {
                     if let Some(db) = db {
-                        self.clients[id as usize].db = db;
+                        self.moved_to(id, db);
                     }
                     self.finish_with(id, seq, &reply);
                 }

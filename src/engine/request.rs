@@ -94,7 +94,8 @@ impl Engine {
         client.inbox.needs(0);
         self.unbox(id);
         self.close_if_finished(id);
-        self.clients.get(id as usize).is_some_and(|client| client.park == Park::No)
+        // Also when it waits again: what it still may send is little, but its hanging up has to be seen.
+        self.client_wants(id)
     }
 
     /// Uses what the client's inbox holds.
@@ -416,7 +417,7 @@ impl Engine {
         {
             return flow;
         }
-        let conns = match self.all_conns(id, request) {
+        let conns = match self.all_conns(id, every, request) {
             Ok(conns) => conns,
             Err(flow) => return flow,
         };
@@ -441,9 +442,10 @@ impl Engine {
             "config|resetstat" => self.reset_calls(),
             _ => {}
         }
-        let merge = Merge::new(kind, conns.len() + peers, writes);
+        let absent = conns.iter().filter(|conn| **conn == NONE).count();
+        let merge = Merge::new(kind, conns.len() + peers, writes).without(absent);
         let seq = self.clients[id as usize].open(State::Merge(Box::new(merge)), Class::Every, self.now);
-        for (part, conn) in conns.into_iter().enumerate() {
+        for (part, conn) in conns.into_iter().enumerate().filter(|(_, conn)| *conn != NONE) {
             self.expect(conn, id, seq, part as u16, true);
             self.conns[conn as usize].out.push(frame.as_deref().unwrap_or(request.frame));
         }
@@ -453,21 +455,27 @@ impl Engine {
         Flow::Taken
     }
 
-    /// A shared connection to every shard, or what the client gets instead.
-    fn all_conns(&mut self, id: u32, request: &Request<'_>) -> Result<Vec<u32>, Flow> {
+    /// A shared connection to every shard, or what the client gets instead. What only tells of the servers
+    /// is told of those that are there: client libraries ask for it before anything else.
+    fn all_conns(&mut self, id: u32, every: Every, request: &Request<'_>) -> Result<Vec<u32>, Flow> {
+        let partial = matches!(every, Every::Info | Every::ConfigGet) && self.is_any_up(id);
         let mut conns = Vec::with_capacity(self.shards.len());
         for index in 0..self.shards.len() {
             let shard = ShardId(index as u16);
             let conn = self.conn_to(id, shard);
-            if conn == NONE {
+            if conn == NONE && !partial {
                 return Err(self.answer_down(id, shard, request.row.class()));
             }
-            if self.is_full(conn) {
+            if conn != NONE && self.is_full(conn) {
                 return Err(self.wait_for(id, conn));
             }
             conns.push(conn);
         }
         Ok(conns)
+    }
+
+    fn is_any_up(&mut self, id: u32) -> bool {
+        (0..self.shards.len() as u16).any(|shard| self.conn_to(id, ShardId(shard)) != NONE)
     }
 
     /// SCAN goes from shard to shard; the cursor's low bits say which one is at work.
@@ -495,6 +503,9 @@ impl Engine {
     /// The shard that a cursor names, its place in the order of scans, and the one that follows it.
     pub(super) fn scan_at(&self, args: Args<'_>) -> Option<(ShardId, u64, u64)> {
         let cursor = integer(args.at(1)).and_then(|cursor| u64::try_from(cursor).ok())?;
+        if cursor >= 1 << CURSOR_BITS {
+            return None;
+        }
         let order = self.scan_order();
         let place = cursor & ((1 << CURSOR_SHARD_BITS) - 1);
         let shard = order.get(place as usize)?;
@@ -613,8 +624,17 @@ impl Engine {
     #[cold]
     fn deny(&mut self, id: u32, request: &Request<'_>) -> Flow {
         self.monitors.rejected = true;
+        let client = &mut self.clients[id as usize];
+        // CLIENT REPLY SKIP is about any next request.
+        let skipped = client.session.as_mut().is_some_and(|session| mem::take(&mut session.skip));
+        client.mute |= skipped;
         let name = request.row.name;
-        self.answer_error(id, format!("NOPERM the command '{name}' is denied by [commands] deny"))
+        let flow = self.answer_error(id, format!("NOPERM the command '{name}' is denied by [commands] deny"));
+        if skipped {
+            self.clients[id as usize].mute = false;
+            self.drop_plain_session(id);
+        }
+        flow
     }
 
     /// The client does not speak RESP: it is told so, behind the replies that it still gets, and closed.

@@ -8,7 +8,7 @@ use std::collections::{HashMap, VecDeque};
 
 use sha1::{Digest, Sha1};
 
-use super::conn::NOBODY;
+use super::conn::{Conn, NOBODY};
 use super::functions::uses_functions;
 use super::request::{Flow, Request};
 use super::{Engine, NONE};
@@ -18,6 +18,10 @@ use crate::topology::ShardId;
 
 /// Bytes of all bodies; the oldest are forgotten first.
 const BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Bodies that are remembered, however small.
+const BODIES_MAX: usize = 32 * 1024;
+/// Bodies that a connection is known to have carried; with one more all are taken to be new to it.
+const CARRIED_MAX: usize = 8 * 1024;
 /// Bytes of a body that other workers are told of: they wait in memory until they are read.
 const TOLD_BYTES_MAX: usize = 64 * 1024;
 
@@ -41,7 +45,7 @@ impl Scripts {
             self.bytes += body.len();
             self.bodies.insert(sha, body.to_vec());
             self.order.push_back(sha);
-            while self.bytes > BYTES_MAX
+            while (self.bytes > BYTES_MAX || self.order.len() > BODIES_MAX)
                 && let Some(oldest) = self.order.pop_front()
             {
                 self.bytes -= self.bodies.remove(&oldest).map_or(0, |body| body.len());
@@ -59,6 +63,14 @@ fn sha(body: &[u8]) -> Sha {
         pair[1] = DIGITS[usize::from(byte & 15)];
     }
     sha
+}
+
+/// The server behind the connection gets the body.
+fn carry(conn: &mut Conn, sha: Sha) {
+    if conn.scripts.len() >= CARRIED_MAX {
+        conn.scripts.clear();
+    }
+    conn.scripts.insert(sha);
 }
 
 fn is_no_writes(body: &[u8]) -> bool {
@@ -94,7 +106,7 @@ impl Engine {
             && let Some(conn) = self.conns.get_mut(conn as usize)
         {
             // It has the body from here on.
-            conn.scripts.insert(sha(request.args.at(1)));
+            carry(conn, sha(request.args.at(1)));
         }
         flow
     }
@@ -173,7 +185,7 @@ impl Engine {
         }
         self.expect(conn, NOBODY, 0, 0, true);
         let state = &mut self.conns[conn as usize];
-        state.scripts.insert(*sha);
+        carry(state, *sha);
         if let Some(body) = self.scripts.bodies.get(sha) {
             state.out.write(|out| crate::resp::request(out, &[&b"SCRIPT"[..], b"LOAD", body]));
         }
@@ -212,5 +224,7 @@ mod tests {
         assert_eq!(scripts.learn(&body(5)), (names[5], false));
         assert_eq!(scripts.learn(&vec![9; BYTES_MAX + 1]), (sha(&vec![9; BYTES_MAX + 1]), false));
         assert_eq!(scripts.bytes, BYTES_MAX);
+        (0..BODIES_MAX + 10).for_each(|number| _ = scripts.learn(number.to_string().as_bytes()));
+        assert_eq!((scripts.bodies.len(), scripts.order.len()), (BODIES_MAX, BODIES_MAX));
     }
 }

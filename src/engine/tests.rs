@@ -16,6 +16,7 @@ mod ends;
 mod gather;
 mod peers;
 mod prepared;
+mod sessions;
 
 /// An engine over servers that say what the test says, and its clients.
 pub(super) struct Rig {

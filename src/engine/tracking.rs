@@ -18,7 +18,7 @@ use std::collections::HashMap;
 use std::mem;
 
 use super::client::{Park, State};
-use super::conn::{Link, NOBODY};
+use super::conn::NOBODY;
 use super::merge::{Kind, Merge};
 use super::request::{Flow, Request};
 use super::{Engine, NONE};
@@ -72,7 +72,7 @@ pub(super) struct Tracked {
     /// Those whose shards forgot, with their generations, until they are told.
     flushes: Vec<(u32, u32)>,
     /// Where clients that hear for others were found last.
-    targets: HashMap<u64, u32>,
+    pub(super) targets: HashMap<u64, u32>,
     /// Clients of other workers that could not be told: they have to forget everything.
     owed: Vec<(u16, News)>,
 }
@@ -279,7 +279,7 @@ impl Engine {
     /// The private connection to a shard, if the client has one.
     pub(super) fn private(&self, id: u32, shard: ShardId) -> Option<u32> {
         let conn = *self.tracking(id)?.conns.get(shard.0 as usize)?;
-        let down = |conn: &u32| self.conns[*conn as usize].link == Link::Down;
+        let down = |conn: &u32| self.conns[*conn as usize].link.is_down();
         Some(if down(&conn) { NONE } else { conn })
     }
 

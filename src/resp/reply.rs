@@ -158,11 +158,12 @@ fn line(buf: &[u8], pos: usize) -> Result<Option<(&[u8], usize)>, ReplyError> {
 }
 
 /// The elements of the aggregate at the front of `frame`, a complete reply: one slice of whole
-/// bytes each. Empty for anything else and for a null.
+/// bytes each. Empty for anything else, for a null and for nothing.
 pub fn elements(frame: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let (mut pos, mut left) = match (frame.first(), line(frame, 0)) {
-        (Some(b'*' | b'~' | b'>'), Ok(Some((count, end)))) => (end, integer(count).unwrap_or(0)),
-        (Some(b'%'), Ok(Some((count, end)))) => (end, integer(count).unwrap_or(0) * 2),
+    let head = frame.first().and_then(|kind| Some((kind, line(frame, 0).ok()??)));
+    let (mut pos, mut left) = match head {
+        Some((b'*' | b'~' | b'>', (count, end))) => (end, integer(count).unwrap_or(0)),
+        Some((b'%', (count, end))) => (end, integer(count).unwrap_or(0) * 2),
         _ => (0, 0),
     };
     std::iter::from_fn(move || {

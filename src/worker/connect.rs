@@ -28,6 +28,7 @@ pub struct Patience {
 /// Ends when the engine has forgotten the connection, or its task is aborted.
 pub(super) async fn keep(worker: Rc<RefCell<Worker>>, id: u32, name: String, endpoint: Endpoint, patience: Patience) {
     let mut pause = patience.pause_min;
+    let purpose = worker.borrow().engine.conn_purpose(id);
     let mut quiet = false;
     loop {
         let trouble = match timeout(patience.connect, Socket::connect(&endpoint)).await {
@@ -35,17 +36,22 @@ pub(super) async fn keep(worker: Rc<RefCell<Worker>>, id: u32, name: String, end
                 if worker.borrow_mut().connected(id, socket).is_none() {
                     return;
                 }
-                poll_fn(|cx| worker.borrow_mut().read_conn(id, cx)).await;
+                poll_fn(|cx| {
+                    let mut worker = worker.borrow_mut();
+                    let polled = worker.read_conn(id, cx);
+                    if quiet && worker.engine.is_conn_up(id) {
+                        info!(backend = name, address = %endpoint, connection = purpose, "backend is connected again");
+                        quiet = false;
+                    }
+                    polled
+                })
+                .await;
                 // Whoever closed the connection in there aborted this task, which ends where it waits; the
                 // number may be another connection's by now.
                 yield_now().await;
                 let (was_up, trouble) = worker.borrow().engine.conn_history(id);
                 if was_up {
                     pause = patience.pause_min;
-                    if quiet {
-                        info!(backend = name, address = %endpoint, "backend was connected again");
-                    }
-                    quiet = false;
                 }
                 trouble
             }
@@ -59,7 +65,7 @@ pub(super) async fn keep(worker: Rc<RefCell<Worker>>, id: u32, name: String, end
         }
         // Once per outage, not once per attempt.
         if !quiet {
-            warn!(backend = name, address = %endpoint, reason = trouble, "backend is not connected");
+            warn!(backend = name, address = %endpoint, connection = purpose, reason = trouble, "backend is not connected");
             quiet = true;
         }
         sleep(jittered(pause)).await;

@@ -16,6 +16,11 @@ impl World {
             self.step();
             self.pass(10_000);
         }
+        // Servers tell of changes unasked: what one of them has begun to say is heard to its end.
+        self.until("what was said unasked is heard", |world| {
+            world.conns.values().all(|io| io.server.as_ref().is_some_and(|s| s.output.is_empty()))
+        });
+        self.pass(TICK);
         if !self.ledger.wrong.is_empty() {
             return;
         }

@@ -33,6 +33,8 @@ pub struct ProxyOptions {
     timeouts: Vec<(String, String)>,
     extra: String,
     expected: Vec<String>,
+    /// Files that the process may open.
+    files: Option<u32>,
 }
 
 /// A proxy shared by the tests of a file; each test checks the log when it ends.
@@ -57,6 +59,7 @@ impl Proxy {
             timeouts: Vec::new(),
             extra: String::new(),
             expected: Vec::new(),
+            files: None,
         }
     }
 
@@ -200,6 +203,12 @@ impl ProxyOptions {
         self
     }
 
+    /// How many files the process may open.
+    pub fn files(mut self, files: u32) -> Self {
+        self.files = Some(files);
+        self
+    }
+
     /// More TOML, appended as it is.
     pub fn extra(mut self, toml: &str) -> Self {
         self.extra.push_str(toml);
@@ -241,7 +250,9 @@ impl ProxyOptions {
             let process = Process::start("true", |_| ());
             return Proxy { process, directory, address, log, expected: self.expected, stand_in: Some(redis) };
         }
-        let mut process = Process::start(env!("CARGO_BIN_EXE_ringway"), |command| {
+        let ulimit = self.files.map_or(String::new(), |files| format!("ulimit -n {files}; "));
+        let mut process = Process::start("sh", |command| {
+            command.args(["-c", &(ulimit + "exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_ringway")]);
             command.arg("run").arg("-c").arg(&config);
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         });

@@ -75,7 +75,7 @@ impl Engine {
                 Some(Link::Up | Link::Stalled) => "up",
                 Some(Link::Busy) => "busy",
                 Some(Link::Connecting | Link::Greeting) => "connecting",
-                Some(Link::Down) | None => "down",
+                Some(Link::Down | Link::Knocking) | None => "down",
             };
             let inflight: usize =
                 self.conns.iter().filter(|(_, conn)| conn.shard == id).map(|(_, conn)| conn.fifo.len()).sum();

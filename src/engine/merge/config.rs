@@ -121,9 +121,12 @@ pub(super) fn get(
     proxy: &Proxy,
     news: &mut Vec<String>,
 ) {
-    let home = map.home().0 as usize;
     let said: Vec<_> = parts.iter().map(|part| pairs(part, proto)).collect();
-    let Some(ours) = said.get(home) else { return };
+    // The home shard's, or of the first one that was there to be asked.
+    let asked = |shard: &usize| parts.get(*shard).is_some_and(|part| !part.is_empty());
+    let first = (0..parts.len()).find(asked).unwrap_or(0);
+    let speaker = Some(map.home().0 as usize).filter(asked).unwrap_or(first);
+    let Some(ours) = said.get(speaker) else { return };
     reply.map(ours.len());
     for (name, value) in ours {
         reply.bulk(name);
@@ -145,8 +148,8 @@ pub(super) fn get(
             .collect();
         if !others.is_empty() {
             let name = String::from_utf8_lossy(name);
-            let home = &map.shard(map.home()).name;
-            news.push(format!("the parameter {name} of {} differs from that of {home}", others.join(", ")));
+            let speaker = &map.shards()[speaker].name;
+            news.push(format!("the parameter {name} of {} differs from that of {speaker}", others.join(", ")));
         }
     }
 }

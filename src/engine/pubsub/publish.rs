@@ -26,6 +26,8 @@ impl Engine {
             return Flow::Parked(Park::Empty);
         }
         if conn == NONE {
+            // It may have waited for subscribers; the next one has its own to wait for.
+            self.hub.publishers.remove(&id);
             return self.answer_down(id, shard, Class::Session);
         }
         if self.hub.must_wait(id, kind, channel) {

@@ -141,6 +141,12 @@ impl Bench {
         assert!(self.hears(client).contains("subscribe"), "{line}");
     }
 
+    /// Another client has subscribed to the channel.
+    fn subscribed_by_somebody(&mut self, channel: &str) {
+        let client = self.client();
+        self.subscribed(client, &format!("SUBSCRIBE {channel}"));
+    }
+
     /// Every line that is not up comes up, and every question on it is answered.
     fn agree(&mut self) {
         for n in 3..6 {
@@ -513,4 +519,48 @@ impl Bench {
             self.agree();
         }
     }
+}
+
+#[test]
+fn a_transaction_that_subscribes_comes_after_what_was_asked_before() {
+    let mut bench = Bench::new();
+    let client = bench.client();
+    let other = (0..).map(|n| format!("k{n}")).find(|key| shard(&bench, key) != 0).unwrap();
+    bench.subscribed_by_somebody("x");
+    bench.sends(client, &format!("GET {other}"));
+    for line in ["MULTI", "SUBSCRIBE x", "EXEC"] {
+        bench.sends(client, line);
+    }
+    if bench.said(0) == "multi exec" {
+        bench.says(0, "+OK|*0|");
+    }
+    bench.says(4, &message("x", "m"));
+    assert_eq!(bench.hears(client), "", "nothing before the reply to GET");
+    bench.says(shard(&bench, &other), "$1|v|");
+    bench.says(0, "+OK|*0|");
+    let subscribed = "+OK|+QUEUED|*1|*3|$9|subscribe|$1|x|:1|";
+    assert_eq!(bench.hears(client), format!("$1|v|{subscribed}"));
+    bench.says(4, &message("x", "n"));
+    assert_eq!(bench.hears(client), message("x", "n"));
+}
+
+#[test]
+fn a_message_that_was_refused_is_not_the_measure_of_the_next_one() {
+    let mut bench = Bench::new();
+    let (first, second, publisher) = (bench.client(), bench.client(), bench.client());
+    let at = shard(&bench, "x");
+    bench.sends(first, "SUBSCRIBE x");
+    bench.sends(publisher, "PUBLISH x m");
+    assert_eq!(bench.hears(publisher), "", "it waits for the confirmation");
+    bench.lost(at);
+    bench.engine.conn_lost(bench.conns[at], Fault::Connect, "refused");
+    bench.agree();
+    assert!(bench.hears(first).contains("subscribe"));
+    assert!(bench.hears(publisher).starts_with("-SHARDDOWN"));
+    bench.up(at);
+    bench.sends(second, "PSUBSCRIBE x");
+    bench.sends(publisher, "PUBLISH x m");
+    assert_eq!(bench.said(at), "", "somebody asked for it before");
+    bench.agree();
+    assert_eq!(bench.said(at), "publish+x+m");
 }

@@ -5,7 +5,7 @@
 use super::Session;
 use crate::command::{Class, Every};
 use crate::engine::client::{End, Park, State};
-use crate::engine::conn::{Conn, ENGINE, Link, NOBODY, Use};
+use crate::engine::conn::{Conn, ENGINE, NOBODY, Use};
 use crate::engine::merge::{Kind, Merge};
 use crate::engine::request::{Flow, Request};
 use crate::engine::{Engine, NONE, Order, failure};
@@ -128,7 +128,7 @@ impl Engine {
         keep: bool,
     ) -> Result<u32, Flow> {
         let base = self.shards[shard.0 as usize].shared[0];
-        if self.conns.get(base as usize).is_none_or(|conn| conn.link == Link::Down) {
+        if self.conns.get(base as usize).is_none_or(|conn| conn.link.is_down()) {
             return Err(self.answer_down(id, shard, Class::Session));
         }
         let max = self.options.leases_max;
@@ -254,7 +254,8 @@ impl Engine {
     pub(in crate::engine) fn give_up_blocked(&mut self, id: u32) {
         let client = &mut self.clients[id as usize];
         client.end = End::Closing;
-        let seq = client.next_seq().wrapping_sub(1);
+        // It waits alone; behind it there may be what shards have said unasked.
+        let seq = client.oldest_seq();
         let session = client.session_mut();
         session.lose_watch();
         let waiting = session.waiting;

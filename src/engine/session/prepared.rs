@@ -18,7 +18,7 @@ use super::{Session, Watch};
 use crate::command::Class;
 use crate::engine::client::Park;
 use crate::engine::client::{End, State};
-use crate::engine::conn::{Hold, Link, NOBODY, TRANSACTION, Use};
+use crate::engine::conn::{Hold, NOBODY, TRANSACTION, Use};
 use crate::engine::merge::{Kind, Merge};
 use crate::engine::request::Flow;
 use crate::engine::{CROSS_PREPARED, Engine, NONE, failure};
@@ -92,7 +92,7 @@ impl Engine {
         }
         let down = |shard: &&ShardId| {
             let base = self.shards[shard.0 as usize].shared[0];
-            self.conns.get(base as usize).is_none_or(|conn| conn.link == Link::Down)
+            self.conns.get(base as usize).is_none_or(|conn| conn.link.is_down())
         };
         let lost = |shard: &&ShardId| down(shard) || self.private(id, **shard) == Some(NONE);
         if let Some(shard) = shards.iter().find(lost).copied() {
@@ -294,7 +294,7 @@ impl Engine {
             return self.conclude(id, seq, b"");
         }
         if let Some(db) = db {
-            self.clients[id as usize].db = db;
+            self.moved_to(id, db);
         }
         let mut joined = None;
         let reply = self.assemble(id, pieces, results, proto, &mut joined);
@@ -326,7 +326,7 @@ impl Engine {
         let session = self.clients[id as usize].session_mut();
         session.watch = None;
         for Party { conn, .. } in session.parties.clone() {
-            let Some(state) = self.conns.get(conn as usize).filter(|state| state.link != Link::Down) else { continue };
+            let Some(state) = self.conns.get(conn as usize).filter(|state| !state.link.is_down()) else { continue };
             let (clean, purpose) = (state.fifo.is_empty(), state.purpose);
             let lease = matches!(purpose, Use::Lease { .. });
             // A party that was sent EXEC, or is given back already, is no longer the client's.
@@ -458,7 +458,13 @@ impl Engine {
         client.end = End::Closing;
         client.park = Park::Held;
         client.inbox = crate::engine::inbox::Inbox::default();
-        client.session_mut().orphan = true;
+        let session = client.session_mut();
+        session.orphan = true;
+        // Nobody hears what it asked to be told of.
+        if mem::take(&mut session.monitors) {
+            self.end_monitor(id);
+        }
+        self.unsubscribe_all(id);
     }
 
     /// The client goes: what it prepared is not carried out. Parties that were sent EXEC are no longer

@@ -33,7 +33,8 @@ pub(in crate::engine) struct Multi {
     pub(super) scripts: Vec<Sha>,
     /// Every step is one frame with one reply, which stands as it is.
     pub(super) plain: bool,
-    /// Something that others hear of at once: all that the client did before comes first.
+    /// Something that others hear of at once, or whose messages follow its reply: all that the client did
+    /// before comes first.
     pub(super) announces: bool,
     /// The database of the last SELECT among them.
     pub(super) db: Option<u32>,
@@ -338,8 +339,8 @@ impl Engine {
                 multi.db = integer(args.at(1)).and_then(|db| u32::try_from(db).ok());
             }
             Place::Each => {}
-            Place::Publish(..) => multi.announces = true,
-            Place::Any | Place::Local(_) | Place::Pubsub(_) | Place::Error(_) => {}
+            Place::Publish(..) | Place::Pubsub(_) => multi.announces = true,
+            Place::Any | Place::Local(_) | Place::Error(_) => {}
         }
         multi.plain &= matches!(place, Place::Any | Place::One(_) | Place::Each);
         multi.writes |= writes;

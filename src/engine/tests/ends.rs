@@ -132,3 +132,51 @@ fn old_requests_behind_a_mute_greeting_are_answered() {
     rig.engine.tick();
     assert!(rig.got(client).starts_with("-SHARDTIMEOUT "));
 }
+
+#[test]
+fn who_blocks_behind_a_long_pipeline_is_listened_to() {
+    let mut rig = Rig::of(1);
+    let client = rig.client();
+    // More than a client that waits may send: its socket is not read for now.
+    let gets = 300;
+    let mut bytes = Vec::new();
+    for line in ["WATCH k"].into_iter().chain(std::iter::repeat_n("GET k", gets)).chain(["UNWATCH", "BLPOP q 0"]) {
+        request(&mut bytes, &line.split(' ').collect::<Vec<_>>());
+    }
+    rig.engine.client_bytes(client, &bytes);
+    assert!(!rig.engine.client_wants(client));
+    let mut resumed = Vec::new();
+    for reply in std::iter::once("+OK\r\n").chain(std::iter::repeat_n("$1\r\nv\r\n", gets)).chain(["+OK\r\n"]) {
+        rig.settle();
+        let (conn, _) = rig.asked[0].pop_front().expect("somebody asked");
+        rig.engine.conn_bytes(conn, reply.as_bytes());
+        rig.engine.resume_clients(&mut resumed);
+    }
+    assert_eq!(rig.asked(0), ["BLPOP q 0"]);
+    assert!(rig.engine.client_wants(client));
+    assert!(resumed.contains(&client), "its hanging up would not be seen");
+}
+
+#[test]
+fn who_half_closes_behind_a_push_does_not_block_either() {
+    let mut rig = Rig::of(2);
+    let client = rig.client3();
+    rig.send(client, "CLIENT TRACKING ON");
+    rig.tell_all(&["+OK\r\n"; 2]);
+    rig.tell_all(&["+PONG\r\n"; 2]);
+    assert_eq!(rig.got(client), "+OK\r\n");
+    let on = |rig: &Rig, shard: u16| {
+        let here = |key: &String| rig.engine.topology().shard_of(key.as_bytes()) == ShardId(shard);
+        (0..).map(|n| format!("k{n}")).find(here).expect("every shard has keys")
+    };
+    let (a, b) = (on(&rig, 0), on(&rig, 1));
+    rig.send(client, &format!("XREAD BLOCK 0 STREAMS {a} {b} 0 0"));
+    let (conn, _) = rig.asked[0][0];
+    rig.tell(0, "_\r\n");
+    rig.engine.conn_bytes(conn, format!(">2\r\n$10\r\ninvalidate\r\n*1\r\n$2\r\n{a}\r\n").as_bytes());
+    rig.tell(1, "_\r\n");
+    assert_eq!(rig.got(client), "");
+    rig.engine.client_eof(client);
+    assert!(rig.got(client).starts_with(">2\r\n$10\r\ninvalidate\r\n"));
+    assert!(rig.engine.clients.is_empty(), "it is closed");
+}

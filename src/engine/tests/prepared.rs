@@ -352,3 +352,48 @@ fn a_scan_inside_keeps_the_shard_in_its_cursor() {
         assert_eq!(rig.got(client), "*1\r\n*2\r\n$4\r\n7168\r\n*0\r\n");
     }
 }
+
+#[test]
+fn a_client_that_goes_in_the_middle_is_subscribed_to_nothing_any_more() {
+    let mut rig = Rig::of(2);
+    let client = rig.client3();
+    rig.send(client, "SUBSCRIBE news");
+    for shard in [0, 1] {
+        assert_eq!(rig.asked(shard), ["subscribe news"]);
+        rig.tell(shard, "*3\r\n$9\r\nsubscribe\r\n$4\r\nnews\r\n:1\r\n");
+    }
+    let (hub, _) = rig.engine.conns.iter().find(|(_, conn)| conn.purpose == Use::Hub).expect("there is one");
+    let key = on(&rig, 0);
+    rig.send(client, &format!("WATCH {key}"));
+    rig.tell(0, "+OK\r\n");
+    rig.got(client);
+    queue(&mut rig, client, &[0, 1]);
+    rig.send(client, "EXEC");
+    take(&mut rig, 0, 1);
+    take(&mut rig, 1, 1);
+    rig.engine.client_gone(client);
+    rig.settle();
+    rig.asked[0].retain(|(_, line)| line == "EXEC");
+    rig.tell(0, "*1\r\n+OK\r\n");
+    rig.asked[1].retain(|(_, line)| line == "EXEC");
+    rig.tell(1, "*1\r\n+OK\r\n");
+    let next = rig.client();
+    assert_eq!(next, client, "its place is free");
+    rig.send(next, "MULTI");
+    rig.engine.conn_bytes(hub as u32, b"*3\r\n$7\r\nmessage\r\n$4\r\nnews\r\n$1\r\nx\r\n");
+    assert_eq!(rig.got(next), "+OK\r\n", "it hears nothing that it did not ask for");
+}
+
+#[test]
+fn a_log_inside_is_merged() {
+    let mut rig = Rig::of(2);
+    let client = rig.client();
+    ["MULTI", "SLOWLOG GET", "EXEC"].iter().for_each(|line| rig.send(client, line));
+    rig.got(client);
+    take(&mut rig, 0, 1);
+    take(&mut rig, 1, 1);
+    let entry = "*1\r\n*6\r\n:4\r\n:1700000000\r\n:7\r\n*1\r\n$4\r\nPING\r\n$0\r\n\r\n$0\r\n\r\n";
+    rig.tell(0, "*1\r\n*0\r\n");
+    rig.tell(1, &format!("*1\r\n{entry}"));
+    assert_eq!(rig.got(client), format!("*1\r\n{}", entry.replace(":4", ":13")));
+}

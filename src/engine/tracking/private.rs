@@ -38,7 +38,7 @@ impl Engine {
             };
             conns.push(conn);
             let base = self.conns.get(self.shards[index].shared[0] as usize);
-            if base.is_some_and(|base| base.link == Link::Down) {
+            if base.is_some_and(|base| base.link.is_down()) {
                 self.conns[conn as usize].link = Link::Down;
             }
         }
@@ -82,7 +82,11 @@ impl Engine {
     pub(super) fn ask_with_sinks(&mut self, id: u32) {
         let Some(tracking) = self.tracking(id).filter(|tracking| tracking.asking.is_some()) else { return };
         let link = |conn: &u32| self.conns.get(*conn as usize).map(|conn| conn.link);
-        if tracking.sinks.iter().any(|sink| matches!(link(sink), Some(Link::Connecting | Link::Greeting))) {
+        if tracking
+            .sinks
+            .iter()
+            .any(|sink| matches!(link(sink), Some(Link::Connecting | Link::Greeting | Link::Knocking)))
+        {
             return;
         }
         // Without its sink a shard would tell nobody: it is asked anew when the sink is there.
@@ -256,12 +260,21 @@ impl Engine {
         }
     }
 
-    /// Tracking is over: its connections are closed, but for those on which a transaction is being carried out.
+    /// Tracking is over: its connections are closed, but for one that watches keys, and for those on which a
+    /// transaction is being carried out.
     pub(in crate::engine) fn untrack(&mut self, id: u32) {
         let tracking = self.clients.get_mut(id as usize).and_then(|client| client.session.as_mut()?.tracking.take());
-        if let Some(tracking) = tracking {
-            self.end_tracking(*tracking);
+        let Some(mut tracking) = tracking else { return };
+        let watched = self.watched_conn(id);
+        if let Some(at) = tracking.conns.iter().position(|conn| *conn == watched) {
+            // It watches keys for the client, and goes on doing so as any lease would.
+            tracking.conns.swap_remove(at);
+            self.conns[watched as usize].purpose = Use::Lease { client: id, keep: true };
+            let mut frame = Vec::new();
+            request(&mut frame, &["CLIENT", "TRACKING", "OFF"]);
+            self.tell_private(watched, &frame);
         }
+        self.end_tracking(*tracking);
     }
 
     pub(in crate::engine) fn end_tracking(&mut self, tracking: Tracking) {

@@ -1,0 +1,116 @@
+//! Clients in a state of their own: what one command changes of it, and what the next one meets.
+
+use super::*;
+
+/// A client that speaks RESP3 and tracks what it reads from the only shard.
+fn tracking(rig: &mut Rig) -> u32 {
+    let client = rig.client3();
+    rig.send(client, "CLIENT TRACKING ON");
+    rig.tell(0, "+OK\r\n");
+    rig.tell(0, "+PONG\r\n");
+    assert_eq!(rig.got(client), "+OK\r\n");
+    client
+}
+
+#[test]
+fn the_connection_of_a_client_that_tracks_follows_it_out_of_a_transaction() {
+    let mut rig = Rig::of(1);
+    let client = tracking(&mut rig);
+    for line in ["MULTI", "SELECT 1", "EXEC", "GET k"] {
+        rig.send(client, line);
+    }
+    for reply in ["+OK\r\n", "+QUEUED\r\n", "*1\r\n+OK\r\n"] {
+        rig.tell(0, reply);
+    }
+    let asked = rig.asked(0);
+    assert_eq!(asked.last().map(String::as_str), Some("GET k"));
+    let selected = asked.iter().rfind(|line| line.starts_with("SELECT "));
+    assert_eq!(selected.map(String::as_str), Some("SELECT 1"), "{asked:?}");
+}
+
+#[test]
+fn the_error_of_a_denied_command_is_skipped_like_any_reply() {
+    let deny = vec![crate::command::lookup(b"keys").unwrap()];
+    let mut rig = Rig::with(1, Options { deny, ..options(1) });
+    let client = rig.client();
+    for line in ["CLIENT REPLY SKIP", "KEYS *", "PING"] {
+        rig.send(client, line);
+    }
+    assert_eq!(rig.got(client), "+PONG\r\n");
+    assert!(rig.engine.clients[client as usize].session.is_none());
+}
+
+#[test]
+fn names_of_scripts_that_went_over_a_connection_are_not_kept_for_ever() {
+    let mut rig = Rig::of(1);
+    let client = rig.client();
+    for number in 0..9_000 {
+        rig.send(client, &format!("EVAL return+{number} 0"));
+        rig.tell(0, ":1\r\n");
+        rig.got(client);
+    }
+    let kept: usize = rig.engine.conns.iter().map(|(_, conn)| conn.scripts.len()).sum();
+    assert!(kept < 9_000, "{kept}");
+}
+
+#[test]
+fn who_heard_for_others_and_went_is_forgotten() {
+    let mut rig = Rig::of(1);
+    let (client, hears) = (rig.client3(), rig.client3());
+    let number = rig.engine.clients[hears as usize].about.id;
+    rig.send(client, &format!("CLIENT TRACKING ON REDIRECT {number}"));
+    assert_eq!(rig.engine.tracked.targets.len(), 1);
+    rig.engine.client_gone(hears);
+    assert_eq!(rig.engine.tracked.targets.len(), 0);
+}
+
+#[test]
+fn who_watches_goes_on_when_it_tracks_no_more() {
+    let mut rig = Rig::of(1);
+    let client = tracking(&mut rig);
+    rig.send(client, "WATCH k");
+    rig.tell(0, "+OK\r\n");
+    rig.send(client, "CLIENT TRACKING OFF");
+    assert_eq!(rig.got(client), "+OK\r\n+OK\r\n");
+    assert_eq!(rig.asked(0), ["CLIENT TRACKING OFF"]);
+    rig.tell(0, "+OK\r\n");
+    for line in ["SELECT 1", "MULTI", "GET k", "EXEC"] {
+        rig.send(client, line);
+    }
+    assert_eq!(rig.asked(0), ["SELECT 1", "MULTI", "GET k", "EXEC"]);
+    for reply in ["+OK\r\n", "+OK\r\n", "+QUEUED\r\n", "*1\r\n_\r\n"] {
+        rig.tell(0, reply);
+    }
+    assert_eq!(rig.got(client), "+OK\r\n+OK\r\n+QUEUED\r\n*1\r\n_\r\n");
+    assert_eq!((rig.engine.shards[0].leases, rig.engine.shards[0].idle.len()), (1, 1));
+}
+
+#[test]
+fn the_lease_that_watches_follows_a_client_that_tracks_since() {
+    let mut rig = Rig::of(1);
+    let client = rig.client3();
+    rig.send(client, "WATCH k");
+    rig.tell(0, "+OK\r\n");
+    rig.send(client, "CLIENT TRACKING ON");
+    rig.tell(0, "+OK\r\n");
+    rig.tell(0, "+PONG\r\n");
+    for line in ["SELECT 1", "MULTI", "GET k", "EXEC"] {
+        rig.send(client, line);
+    }
+    let exec = rig.asked[0].iter().find(|(_, line)| line == "EXEC").expect("it was sent").0;
+    let there: Vec<&str> =
+        rig.asked[0].iter().filter(|(conn, _)| *conn == exec).map(|(_, line)| line.as_str()).collect();
+    assert_eq!(there, ["SELECT 1", "MULTI", "GET k", "EXEC"]);
+}
+
+#[test]
+fn a_connection_that_breaks_while_tracking_is_turned_on_is_an_error() {
+    let mut rig = Rig::of(2);
+    let client = rig.client3();
+    rig.send(client, "CLIENT TRACKING ON");
+    rig.tell(0, "+OK\r\n");
+    rig.tell(0, "+PONG\r\n");
+    rig.lose(1);
+    assert!(rig.got(client).starts_with("-SHARDDOWN shard b "));
+    assert_eq!((rig.engine.shards[0].leases, rig.engine.shards[1].leases), (0, 0));
+}
