@@ -404,6 +404,10 @@ fn parameters(config: &Config) -> Vec<(&'static str, String)> {
         Endpoint::Tcp { host, .. } => Some(host.as_str()),
         Endpoint::Unix(_) => None,
     });
+    let socket = config.proxy.listen.iter().find_map(|endpoint| match endpoint {
+        Endpoint::Unix(path) => Some(path.display().to_string()),
+        Endpoint::Tcp { .. } => None,
+    });
     let output = format!(
         "normal {} 0 0 slave 0 0 0 pubsub {} {} {}",
         limits.client_output_hard_bytes_max,
@@ -413,6 +417,7 @@ fn parameters(config: &Config) -> Vec<(&'static str, String)> {
     );
     vec![
         ("bind", hosts.collect::<Vec<_>>().join(" ")),
+        ("unixsocket", socket.unwrap_or_default()),
         ("timeout", timeouts.client_idle.as_secs().to_string()),
         ("client-output-buffer-limit", output),
     ]

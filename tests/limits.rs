@@ -461,6 +461,7 @@ fn unix_sockets_on_both_sides() {
     let mut client = proxy.client();
     check(&mut client, "DBSIZE", ":60");
     check(&mut client, "PUBLISH c x", ":1");
+    check(&mut client, "CONFIG GET unixsocket", &format!("*[$\"unixsocket\", ${front:?}]"));
     let sizes = shards.iter().map(|shard| say(&mut shard.client(), "DBSIZE").int()).collect::<Vec<_>>();
     assert!(sizes.iter().sum::<i64>() == 60 && sizes.iter().all(|size| *size > 0), "{sizes:?}");
     // A killed proxy leaves its socket's file; the next one takes the place.
