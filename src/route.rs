@@ -172,7 +172,7 @@ fn keyed(row: &Command, args: Args<'_>, map: &Topology, rules: Rules, keys: &mut
         {
             Plan::Gather(how)
         }
-        Err(_) if row.keys == Keys::Streams => match blocks(row, args) {
+        Err(_) if row.keys == Keys::Streams => match row.keys.blocks(args) {
             true => Plan::Session(Session::Block),
             false => Plan::Split(Split::Streams),
         },
@@ -187,7 +187,7 @@ fn keyed(row: &Command, args: Args<'_>, map: &Topology, rules: Rules, keys: &mut
                 None => Plan::One(shard),
             }
         }
-        Ok(_) if blocks(row, args) => Plan::Session(Session::Block),
+        Ok(_) if row.keys.blocks(args) => Plan::Session(Session::Block),
         Ok(shard) if row.flags.has(Flags::NO_MANDATORY_KEYS) => Plan::Script(shard),
         Ok(shard) => Plan::One(shard),
     }
@@ -236,12 +236,6 @@ fn stays(pattern: &[u8], shard: ShardId, map: &Topology) -> bool {
     let (one, other) = (named(b'0'), named(b'1'));
     let (one, other) = (map.locate(&one), map.locate(&other));
     map.is_alone() || one.tag == other.tag && one.shard == shard && other.shard == shard
-}
-
-/// XREAD and XREADGROUP block when they are told to.
-fn blocks(row: &Command, args: Args<'_>) -> bool {
-    row.keys == Keys::Streams
-        && (1..args.len()).take_while(|index| !args.is(*index, "streams")).any(|index| args.is(index, "block"))
 }
 
 fn split_by_shard(split: Split, row: &Command, args: Args<'_>, map: &Topology, keys: &mut Vec<u32>) -> Plan {
@@ -314,6 +308,9 @@ mod tests {
         check("XREAD COUNT 1 STREAMS k2 0", &shard("k2"));
         check("XREAD COUNT 1 BLOCK 0 STREAMS k2 0", "Session(Block)");
         check("XREAD COUNT 1 STREAMS block 0", &shard("block"));
+        check("XREADGROUP GROUP streams c BLOCK 0 STREAMS k2 >", "Session(Block)");
+        check("XREADGROUP GROUP g streams BLOCK 0 STREAMS k2 >", "Session(Block)");
+        check("XREADGROUP GROUP block c STREAMS k2 >", &shard("k2"));
     }
 
     #[test]

@@ -35,6 +35,12 @@ impl Keys {
         Ok(())
     }
 
+    /// Whether a request for streams is told to wait (XREAD, XREADGROUP).
+    #[must_use]
+    pub fn blocks(self, args: Args<'_>) -> bool {
+        self == Self::Streams && options(args).any(|at| args.is(at, "block"))
+    }
+
     /// The position of the only key, for commands that have exactly one whatever their arguments.
     #[must_use]
     pub const fn single(self) -> Option<usize> {
@@ -81,25 +87,31 @@ fn number(word: &[u8]) -> Option<usize> {
 }
 
 fn streams(args: Args<'_>) -> Result<std::ops::Range<u32>, BadKeys> {
-    // Options are skipped with their values, since a group may be called STREAMS as well.
-    let mut at = 1;
-    while at < args.len() && !args.is(at, "streams") {
-        at += if args.is(at, "block") || args.is(at, "count") {
-            2
-        } else if args.is(at, "group") {
-            3
-        } else if args.is(at, "noack") {
-            1
-        } else {
-            return Err(BadKeys);
-        };
+    let first = options(args).last().ok_or(BadKeys)? + 1;
+    if !args.is(first - 1, "streams") {
+        return Err(BadKeys);
     }
-    let first = at + 1;
     let words = args.len().saturating_sub(first);
     if words == 0 || words % 2 != 0 {
         return Err(BadKeys);
     }
     Ok(first as u32..(first + words / 2) as u32)
+}
+
+/// Where the options of XREAD and XREADGROUP are, up to STREAMS or to what is none. They are skipped with
+/// their values, since a group may be called STREAMS or BLOCK as well.
+fn options(args: Args<'_>) -> impl Iterator<Item = usize> {
+    let mut next = 1;
+    std::iter::from_fn(move || {
+        let at = (next < args.len()).then_some(next)?;
+        next = match () {
+            () if args.is(at, "block") || args.is(at, "count") => at + 2,
+            () if args.is(at, "group") => at + 3,
+            () if args.is(at, "noack") => at + 1,
+            () => args.len(),
+        };
+        Some(at)
+    })
 }
 
 fn sort(args: Args<'_>, out: &mut Vec<u32>) -> Result<(), BadKeys> {
