@@ -93,7 +93,6 @@ impl Words {
             "bzpopmin" => pop(End::Sorted, "ZPOPMIN"),
             "bzpopmax" => pop(End::Sorted, "ZPOPMAX"),
             "blmpop" | "bzmpop" => {
-                let patience = seconds(args.at(1))?;
                 let end = 3 + keys.len();
                 let from = match () {
                     () if row.name == "bzmpop" && (args.is(end, "min") || args.is(end, "max")) => End::Sorted,
@@ -105,6 +104,7 @@ impl Words {
                 if keys.is_empty() || !(last == end || last == end + 2 && count) {
                     return Err(Wrong::Words);
                 }
+                let patience = seconds(args.at(1))?;
                 let now = if from == End::Sorted { "ZMPOP" } else { "LMPOP" };
                 let head = [word(now), word("1")].concat();
                 Ok(Self::new(Form::Several(from), names(keys), head, words(end, last + 1), patience))
