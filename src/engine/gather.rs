@@ -274,7 +274,10 @@ impl Engine {
 
     /// All replies to the step are there.
     pub(super) fn gathered(&mut self, id: u32, seq: u32, mut gather: Box<Gather>) {
-        if let Some(error) = gather.error.take() {
+        // What cannot be sorted has no elements; whether the command says so, or first what else is wrong
+        // with it, is seen when it runs.
+        let unsorted = |error: &Vec<u8>| gather.step == Step::Elements && error.starts_with(b"-WRONGTYPE");
+        if let Some(error) = gather.error.take().filter(|error| !unsorted(error)) {
             let text = if gather.step == Step::Run { error } else { failure::not_begun(&error) };
             return self.finish_with(id, seq, &text);
         }
