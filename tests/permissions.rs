@@ -110,6 +110,27 @@ fn a_backends_user_needs_what_the_readme_says() {
 }
 
 /// The digest of the script that EVAL brought to the first shard alone.
+#[test]
+fn who_may_not_take_copies_away_makes_none() {
+    let shards = support::shards(2);
+    let proxy = Proxy::over(&shards).start();
+    let keys = proxy.keys_by_shard(2, 2);
+    let (a, b, target) = (&keys[0][0], &keys[1][0], &keys[1][1]);
+    let mut client = proxy.client();
+    for key in [a, b] {
+        check(&mut client, &format!("SADD {key} x"), ":1");
+    }
+    for shard in &shards {
+        assert_eq!(say(&mut shard.client(), "ACL SETUSER default -unlink"), Value::ok());
+    }
+    for line in [format!("SINTER {a} {b}"), format!("SUNIONSTORE {target} {a} {b}"), format!("COPY {a} {target}")] {
+        check(&mut client, &line, "-\"NOPERM this user has no permissions to run the \\'unlink\\' command\"");
+    }
+    for shard in &shards {
+        assert_eq!(say(&mut shard.client(), "DBSIZE"), Value::Int(1));
+    }
+}
+
 fn sha(shards: &[Redis]) -> String {
     shards[0].client().call(&["SCRIPT", "LOAD", "return(7)"]).text()
 }

@@ -9,9 +9,13 @@ use crate::engine::waiting::body;
 use crate::resp::{elements, request};
 
 /// Makes the copies of a command that only reads: neither replicas nor the append-only file are to
-/// hear of them. One that cannot be made undoes the others, and its error is the answer.
+/// hear of them. One that cannot be made undoes the others, and its error is the answer. Who may not take
+/// them away again makes none (asked since 7.0; to try it would be a write, after which no limit counts).
 const RESTORE: &str = "\
 redis.set_repl(redis.REPL_NONE)
+if KEYS[1] and redis.acl_check_cmd and not redis.acl_check_cmd('UNLINK', KEYS[1]) then
+  return redis.error_reply('NOPERM this user has no permissions to run the \\'unlink\\' command')
+end
 for i = 1, #KEYS do
   local said = redis.pcall('RESTORE', KEYS[i], '0', ARGV[i])
   if said.err then
@@ -26,12 +30,15 @@ redis.set_repl(redis.REPL_NONE)
 for i = 1, #KEYS do redis.call('UNLINK', KEYS[i]) end
 return redis.status_reply('OK')";
 
-/// Makes the copies, runs the command and takes them away again. Replicas do the same: what they are
-/// told is each command, with the copies' names. ARGV: how many copies there are; how RESTORE is to
-/// read times; a time and a payload for each; the command.
+/// Makes the copies, runs the command and takes them away again, or makes none as above. Replicas do the
+/// same: what they are told is each command, with the copies' names. ARGV: how many copies there are; how
+/// RESTORE is to read times; a time and a payload for each; the command.
 const WRITE: &str = "\
 local copies = tonumber(ARGV[1])
 local said
+if copies > 0 and redis.acl_check_cmd and not redis.acl_check_cmd('UNLINK', KEYS[1]) then
+  return redis.error_reply('NOPERM this user has no permissions to run the \\'unlink\\' command')
+end
 for i = 1, copies do
   said = redis.pcall('RESTORE', KEYS[i], ARGV[2 * i + 1], ARGV[2 * i + 2], ARGV[2])
   if said.err then
