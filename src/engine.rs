@@ -354,6 +354,7 @@ impl Engine {
     pub fn client_written(&mut self, id: u32, count: usize) {
         let Some(client) = self.clients.get_mut(id as usize) else { return };
         self.metrics.bytes_out.add(count as u64);
+        client.about.active = self.now;
         if client.out.is_empty() && client.slots.is_empty() {
             client.rest(&mut self.pool);
             if client.is_finished() {

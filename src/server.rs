@@ -149,10 +149,19 @@ async fn until_told() -> anyhow::Result<()> {
 
 /// One worker thread.
 fn work(setup: Setup) {
+    drive(worker::run(setup));
+}
+
+/// Runs `future` on this thread, to its end and no longer: a name that the system still looks up keeps a
+/// thread of its own busy for as long as the name servers are silent, and nobody waits for that.
+fn drive(future: impl Future<Output = ()>) {
     let runtime =
         Builder::new_current_thread().enable_all().event_interval(EVENT_INTERVAL).build_local(LocalOptions::default());
     match runtime {
-        Ok(runtime) => runtime.block_on(worker::run(setup)),
+        Ok(runtime) => {
+            runtime.block_on(future);
+            runtime.shutdown_background();
+        }
         Err(error) => error!(%error, "a worker's runtime could not be made"),
     }
 }
@@ -459,5 +468,25 @@ fn facts(config: &Config, topology: &Topology, metrics: &Metrics) -> admin::Fact
                 }
             })
             .collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    #[test]
+    fn a_name_that_is_still_looked_up_does_not_hold_the_end_up() {
+        let since = Instant::now();
+        let (answer, silence) = std::sync::mpsc::channel::<()>();
+        drive(async {
+            // As the look-up does that a connection begins with.
+            drop(tokio::task::spawn_blocking(move || silence.recv_timeout(Duration::from_secs(20))));
+            tokio::task::yield_now().await;
+        });
+        assert!(since.elapsed() < Duration::from_secs(10), "{:?}", since.elapsed());
+        drop(answer);
     }
 }

@@ -145,7 +145,7 @@ pub struct About {
     pub lib_version: Vec<u8>,
     /// When it connected, in microseconds of the worker's clock.
     pub since: u64,
-    /// When it last asked for something.
+    /// When it last asked for something, or took some of an answer.
     pub active: u64,
     /// Connected over a unix socket or loopback.
     pub trusted: bool,
@@ -416,10 +416,12 @@ impl Client {
         self.out.len() + self.stash.len()
     }
 
-    /// It waits for nothing: no reply, no message.
+    /// It waits for nothing: no reply, no message, no pause's end. A reply that is still to be written counts
+    /// from then on.
     pub(super) fn is_idle(&self) -> bool {
         let told = |session: &Session| session.monitors || !session.subscriptions.is_empty();
-        self.slots.is_empty() && !self.session.as_ref().is_some_and(|session| told(session))
+        let held = matches!(self.park, Park::Held | Park::Room);
+        self.slots.is_empty() && !held && !self.dirty && !self.session.as_ref().is_some_and(|session| told(session))
     }
 
     /// Nothing in flight, nothing to write: buffers go to those who need some.

@@ -119,6 +119,64 @@ fn who_uploads_is_not_idle() {
 }
 
 #[test]
+fn who_reads_what_it_asked_for_is_not_idle() {
+    let mut rig = Rig::with(1, Options { client_idle: SECOND, ..options(1) });
+    let client = rig.client();
+    rig.send(client, "GET k");
+    rig.tell(0, &format!("$10000\r\n{}\r\n", "x".repeat(10_000)));
+    for second in 1..5 {
+        rig.engine.set_now(second * SECOND - 1);
+        rig.engine.client_out(client).expect("a client").advance(1000);
+        rig.engine.client_written(client, 1000);
+        rig.engine.tick();
+        rig.settle();
+        assert_eq!(rig.engine.clients_left(), 1, "second {second}");
+    }
+    rig.engine.set_now(9 * SECOND);
+    rig.engine.tick();
+    rig.settle();
+    assert_eq!(rig.engine.clients_left(), 0, "it does not read any more");
+}
+
+#[test]
+fn who_got_a_late_answer_is_not_idle() {
+    let mut rig = Rig::with(1, Options { client_idle: SECOND, ..options(1) });
+    let client = rig.client();
+    rig.send(client, "BLPOP l 0");
+    rig.engine.set_now(9 * SECOND);
+    let conn = rig.linked.last().expect("a lease").0;
+    rig.engine.conn_bytes(conn, b"*2\r\n$1\r\nl\r\n$1\r\nx\r\n");
+    // The time to look at clients comes before the answer is written.
+    rig.engine.tick();
+    rig.settle();
+    assert_eq!(rig.got(client), "*2\r\n$1\r\nl\r\n$1\r\nx\r\n");
+    rig.engine.set_now(10 * SECOND - 1);
+    rig.engine.tick();
+    rig.settle();
+    assert_eq!(rig.engine.clients_left(), 1, "its time begins with the answer");
+    rig.engine.set_now(10 * SECOND);
+    rig.engine.tick();
+    rig.settle();
+    assert_eq!(rig.engine.clients_left(), 0);
+}
+
+#[test]
+fn who_waits_for_the_end_of_a_pause_is_not_idle() {
+    let mut rig = Rig::with(1, Options { client_idle: SECOND, ..options(1) });
+    let (admin, client) = (rig.client(), rig.client());
+    rig.send(admin, "CLIENT PAUSE 5000");
+    rig.send(client, "SET k v");
+    for tenth in 1..=55 {
+        rig.engine.set_now(tenth * SECOND / 10);
+        rig.engine.tick();
+        rig.settle();
+    }
+    assert_eq!(rig.asked(0), ["SET k v"]);
+    rig.tell(0, "+OK\r\n");
+    assert_eq!(rig.got(client), "+OK\r\n");
+}
+
+#[test]
 fn old_requests_behind_a_mute_greeting_are_answered() {
     let mut rig = Rig::of(1);
     let (conn, _) = rig.linked[0];
