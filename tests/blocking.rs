@@ -604,6 +604,7 @@ fn who_waits_outlives_a_shard() {
         send(client, &pop);
         until_blocked_of(&mut other, at + 1);
     }
+    until_at_rest(&mut other, &shards, &keys);
     shards[at(&keys[1])].kill();
     until("the loss is noticed", || say(&mut other, &format!("LLEN {}", keys[1])).is_error());
     // The other shards go on, and who asks anew is told.
@@ -614,6 +615,7 @@ fn who_waits_outlives_a_shard() {
     assert!(refused.text().contains("not executed"), "{refused:?}");
     shards[at(&keys[1])].restart();
     until("the shard is back", || !say(&mut other, &format!("LLEN {}", keys[1])).is_error());
+    until_at_rest(&mut other, &shards, &keys);
     for (at, client) in waiting.iter_mut().enumerate().skip(1) {
         say(&mut other, &format!("RPUSH {} e{at}", keys[1 + at % 2]));
         assert_eq!(client.reply().elements()[1].text(), format!("e{at}"));
@@ -627,6 +629,17 @@ fn who_waits_outlives_a_shard() {
     let lost = client.reply();
     assert_eq!(lost.error_word(), "SHARDLOST", "{lost:?}");
     assert_eq!(say(&mut client, "PING").text(), "PONG");
+}
+
+/// Those who wait have been tried wherever there was a reason to, and every shard will tell of the next
+/// change: nothing more is on its way.
+fn until_at_rest(client: &mut Client, shards: &[Redis], keys: &[String]) {
+    let tells = |shard: &Redis| !say(&mut shard.client(), "INFO stats").text().contains("tracking_total_keys:0\r\n");
+    until("every shard will tell", || shards.iter().all(tells));
+    // What a client asks travels behind the attempts that are under way; an attempt leads to a few more at most.
+    for _ in 0..10 {
+        assert!(!say(client, &format!("MGET {}", keys.join(" "))).is_error());
+    }
 }
 
 /// By CLIENT LIST alone: INFO asks the shards as well, and one of them may be down.

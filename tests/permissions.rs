@@ -109,7 +109,6 @@ fn a_backends_user_needs_what_the_readme_says() {
     }
 }
 
-/// The digest of the script that EVAL brought to the first shard alone.
 #[test]
 fn who_may_not_take_copies_away_makes_none() {
     let shards = support::shards(2);
@@ -131,6 +130,7 @@ fn who_may_not_take_copies_away_makes_none() {
     }
 }
 
+/// The digest of the script that EVAL brought to the first shard alone.
 fn sha(shards: &[Redis]) -> String {
     shards[0].client().call(&["SCRIPT", "LOAD", "return(7)"]).text()
 }
