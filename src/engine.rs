@@ -335,6 +335,13 @@ impl Engine {
         self.clients.get_mut(id as usize)?.inbox.direct()
     }
 
+    /// The client sends nothing more behind bytes that were not read yet: nobody blocks for it any more.
+    pub fn client_hung_up(&mut self, id: u32) {
+        if self.is_blocked(id) {
+            self.give_up_blocked(id);
+        }
+    }
+
     /// Whether the client's socket is to be read. One that may not go on is read a little, so that
     /// its hanging up is seen.
     #[must_use]

@@ -462,6 +462,7 @@ impl Worker {
         self.stale = true;
         self.look_at_the_clock();
         self.engine.tick();
+        self.hear_hang_ups();
         for news in self.engine.take_news() {
             info!(%news, "the shards differ");
         }
@@ -469,6 +470,15 @@ impl Worker {
             self.engine.tidy();
         }
         self.after();
+    }
+
+    /// Who waits is not read beyond a little: that it hung up behind more is seen here.
+    fn hear_hang_ups(&mut self) {
+        for (id, io) in self.clients.iter().enumerate() {
+            if io.as_ref().is_some_and(|io| io.resting.is_some() && io.socket.is_read_closed()) {
+                self.engine.client_hung_up(id as u32);
+            }
+        }
     }
 
     /// Nobody is listened to any more; what was asked is still answered.

@@ -139,7 +139,7 @@ pub(super) struct Conn {
     pub(super) scripts: HashSet<Sha>,
     /// What the server calls this connection (its CLIENT ID).
     pub(super) server_id: i64,
-    /// An admin's own words went over it: nobody may inherit it.
+    /// An admin's own words went over it, or it is to be unblocked: nobody may inherit it.
     pub(super) tainted: bool,
     /// It is not to be connected before its client's sink is.
     pub(super) waits_for_sink: bool,

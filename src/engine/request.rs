@@ -458,7 +458,7 @@ impl Engine {
     /// A shared connection to every shard, or what the client gets instead. What only tells of the servers
     /// is told of those that are there: client libraries ask for it before anything else.
     fn all_conns(&mut self, id: u32, every: Every, request: &Request<'_>) -> Result<Vec<u32>, Flow> {
-        let partial = matches!(every, Every::Info | Every::ConfigGet) && self.is_any_up(id);
+        let partial = matches!(every, Every::Info | Every::ConfigGet);
         let mut conns = Vec::with_capacity(self.shards.len());
         for index in 0..self.shards.len() {
             let shard = ShardId(index as u16);
@@ -471,11 +471,10 @@ impl Engine {
             }
             conns.push(conn);
         }
+        if conns.iter().all(|conn| *conn == NONE) {
+            return Err(self.answer_down(id, self.topology.home(), request.row.class()));
+        }
         Ok(conns)
-    }
-
-    fn is_any_up(&mut self, id: u32) -> bool {
-        (0..self.shards.len() as u16).any(|shard| self.conn_to(id, ShardId(shard)) != NONE)
     }
 
     /// SCAN goes from shard to shard; the cursor's low bits say which one is at work.

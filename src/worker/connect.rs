@@ -39,7 +39,8 @@ pub(super) async fn keep(worker: Rc<RefCell<Worker>>, id: u32, name: String, end
                 poll_fn(|cx| {
                     let mut worker = worker.borrow_mut();
                     let polled = worker.read_conn(id, cx);
-                    if quiet && worker.engine.is_conn_up(id) {
+                    // After its end the number may be another connection's.
+                    if quiet && polled.is_pending() && worker.engine.is_conn_up(id) {
                         info!(backend = name, address = %endpoint, connection = purpose, "backend is connected again");
                         quiet = false;
                     }

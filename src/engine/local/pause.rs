@@ -186,6 +186,8 @@ impl Engine {
         if shared == NONE {
             return error(self.down_text(shard).as_bytes());
         }
+        // It may be answered before the server hears this, and would then be another client's.
+        self.conns[conn as usize].tainted = true;
         self.expect(shared, client, seq, 0, false);
         let words = ["CLIENT", "UNBLOCK", &server_id, reason];
         self.conns[shared as usize].out.write(|out| crate::resp::request(out, &words));

@@ -28,6 +28,22 @@ fn the_connection_of_a_client_that_tracks_follows_it_out_of_a_transaction() {
     assert_eq!(selected.map(String::as_str), Some("SELECT 1"), "{asked:?}");
 }
 
+/// The server may hear it after the wait has ended by itself, and knows the connection alone.
+#[test]
+fn nobody_inherits_a_connection_that_is_to_be_unblocked() {
+    let mut rig = Rig::of(1);
+    let (one, two, other) = (rig.client(), rig.client(), rig.client());
+    rig.send(one, "BLPOP k 0");
+    let lease = rig.linked.last().expect("a lease").0;
+    let number = rig.engine.clients[one as usize].about.id;
+    rig.send(other, &format!("CLIENT UNBLOCK {number}"));
+    rig.engine.conn_bytes(lease, b"*2\r\n$1\r\nk\r\n$1\r\nx\r\n");
+    assert_eq!(rig.got(one), "*2\r\n$1\r\nk\r\n$1\r\nx\r\n");
+    assert!(!rig.engine.has_conn(lease));
+    rig.send(two, "BLPOP k 0");
+    assert!(rig.asked(0).ends_with(&["BLPOP k 0".to_owned()]));
+}
+
 #[test]
 fn the_error_of_a_denied_command_is_skipped_like_any_reply() {
     let deny = vec![crate::command::lookup(b"keys").unwrap()];
