@@ -98,19 +98,27 @@ async fn serve(config: &Config, threads: usize, topology: Arc<Topology>, metrics
         queues.push(queue);
     }
     let facts = admin::Facts { advice: Some((tallies, Arc::clone(&topology))), ..facts(config, &topology, &metrics) };
+    // Ends once the workers have.
+    let (ended, is_ended) = watch::channel(false);
+    let mut pages = None;
     if let Some(endpoint) = &config.admin.listen {
         let state = AdminState::new(Arc::clone(&metrics), facts);
         let Endpoint::Tcp { host, port } = endpoint else { bail!("admin.listen must be host:port, is {endpoint}") };
         let listener = TcpListener::bind((host.as_str(), *port)).await;
         let listener = listener.with_context(|| format!("cannot listen on {endpoint} (admin)"))?;
         info!(address = %listener.local_addr()?, "admin listening");
-        let mut stop = stopped.clone();
-        let over = async move { _ = stop.wait_for(|stop| *stop).await };
-        tokio::spawn(async move {
+        let (mut stop, mut ended, draining) = (stopped.clone(), is_ended, Arc::clone(&state));
+        let over = async move {
+            _ = stop.wait_for(|stop| *stop).await;
+            // The pages say so while clients get what they asked for.
+            draining.drain();
+            _ = ended.wait_for(|ended| *ended).await;
+        };
+        pages = Some(tokio::spawn(async move {
             if let Err(error) = admin::serve(listener, state, over).await {
                 error!(%error, "the admin port failed");
             }
-        });
+        }));
     }
     let acceptor = Arc::new(Acceptor {
         queues,
@@ -126,7 +134,12 @@ async fn serve(config: &Config, threads: usize, topology: Arc<Topology>, metrics
     until_told().await?;
     stop.send_replace(true);
     let joined = tokio::task::spawn_blocking(move || workers.into_iter().all(|worker| worker.join().is_ok()));
-    if !joined.await? {
+    let joined = joined.await?;
+    ended.send_replace(true);
+    if let Some(pages) = pages {
+        pages.await?;
+    }
+    if !joined {
         bail!("a worker panicked");
     }
     Ok(())

@@ -501,6 +501,7 @@ fn sigterm_lets_requests_in_flight_finish() {
     until("all is on its way", || info(1).contains("cmdstat_get:calls=1") && info(2).contains("cmdstat_get:calls=1"));
     let told = Instant::now();
     proxy.signal("TERM");
+    until("it says that it stops", || proxy.page("/readyz").contains("not ready: stopping"));
     let replies = slow.replies(4);
     assert_eq!(replies[0], Value::ok());
     assert_eq!(replies[1], Value::bulk("done"));
