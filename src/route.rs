@@ -5,7 +5,7 @@
 
 use crate::command::{self, Command, CommandId, Every, Flags, Gather, Keys, Local, Route, Session, Split};
 use crate::resp::Args;
-use crate::topology::{ShardId, Topology};
+use crate::topology::{ShardId, Topology, Why};
 
 /// What is to be done with a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -232,10 +232,12 @@ pub fn foreign_patterns(args: Args<'_>, shard: ShardId, map: &Topology) -> impl 
 fn stays(pattern: &[u8], shard: ShardId, map: &Topology) -> bool {
     let Some(star) = pattern.iter().position(|byte| *byte == b'*') else { return true };
     let field = pattern[star..].windows(2).position(|pair| pair == b"->").map_or(pattern.len(), |at| star + at);
-    let named = |by: u8| [&pattern[..star], &[by], &pattern[star + 1..field]].concat();
-    let (one, other) = (named(b'0'), named(b'1'));
-    let (one, other) = (map.locate(&one), map.locate(&other));
-    map.is_alone() || one.tag == other.tag && one.shard == shard && other.shard == shard
+    let named = |by: &[u8]| [&pattern[..star], by, &pattern[star + 1..field]].concat();
+    let (one, other, braced) = (named(b"0"), named(b"1"), named(b"{0}"));
+    let (one, other, braced) = (map.locate(&one), map.locate(&other), map.locate(&braced));
+    // A tag behind the star gives way to one in what stands for it.
+    let holds = !matches!(one.why, Why::HashTag) || braced.tag == one.tag;
+    map.is_alone() || holds && one.tag == other.tag && one.shard == shard && other.shard == shard
 }
 
 fn split_by_shard(split: Split, row: &Command, args: Args<'_>, map: &Topology, keys: &mut Vec<u32>) -> Plan {
@@ -342,6 +344,7 @@ mod tests {
         check("SORT_RO k1 LIMIT 0 1 GET # GET w_*->f", "Gather(Sort)");
         check("SORT k1 BY nosort GET # LIMIT 0 1 ALPHA", &shard("k1"));
         check("SORT k1 BY {k1}w_* GET {k1}h_*->f STORE {k1}d", &shard("k1"));
+        check("SORT k1 GET *_{k1}", "Gather(Sort)");
         check("DBSIZE", "Every(Sum)");
     }
 
