@@ -14,7 +14,7 @@ mod support;
 #[path = "histories/world.rs"]
 mod world;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use actor::Actor;
@@ -23,6 +23,8 @@ use world::World;
 
 const CLIENTS: usize = 16;
 const TURNS: usize = 1_000;
+/// How often a shard dies under them at least.
+const DEATHS_MIN: usize = 3;
 
 /// Sixteen clients do `turns` things each.
 fn play(world: &World<'_>, turns: usize, random: &mut Random) {
@@ -70,21 +72,19 @@ fn a_shard_that_dies_under_them_costs_nothing_that_was_acknowledged() {
     let world = World::new(&proxy, true);
     let mut listener = proxy.client();
     assert_eq!(listener.call(&["SUBSCRIBE", "news"]).elements()[2], Value::Int(1));
-    let over = AtomicBool::new(false);
+    let (over, deaths) = (AtomicBool::new(false), AtomicUsize::new(0));
     let mut random = Random::of_this_run("a shard that dies");
-    let deaths = std::thread::scope(|scope| {
+    std::thread::scope(|scope| {
         let shard = &mut shards[1];
-        let over = &over;
+        let (over, deaths) = (&over, &deaths);
         let killer = scope.spawn(move || {
-            let mut deaths = 0;
             while !over.load(Ordering::Relaxed) {
                 interval(Duration::from_millis(700));
                 shard.kill();
                 interval(Duration::from_millis(300));
                 shard.restart();
-                deaths += 1;
+                deaths.fetch_add(1, Ordering::Relaxed);
             }
-            deaths
         });
         // Also when a client panics.
         struct Over<'a>(&'a AtomicBool);
@@ -93,13 +93,14 @@ fn a_shard_that_dies_under_them_costs_nothing_that_was_acknowledged() {
                 self.0.store(true, Ordering::Relaxed);
             }
         }
-        let ends = Over(over);
+        let _ends = Over(over);
         play(&world, TURNS / 2, &mut random);
-        drop(ends);
-        killer.join().unwrap()
+        // A busy machine may need longer to restart a server than its clients need for their turns.
+        while deaths.load(Ordering::Relaxed) < DEATHS_MIN && !killer.is_finished() {
+            play(&world, TURNS / 10, &mut random);
+        }
     });
-    println!("{deaths} deaths\n{}", world.counts());
-    assert!(deaths >= 3, "{deaths} deaths");
+    println!("{} deaths\n{}", deaths.into_inner(), world.counts());
     assert!(world.count("SHARDDOWN") > 0 && world.count("SHARDLOST") > 0);
     until("all shards are back", || proxy.metric("ringway_backend_up") == 3.0);
     world.judge(&shards);

@@ -142,6 +142,8 @@ pub(super) enum Left {
 }
 
 pub(super) fn half_renamed(reason: &[u8], from: &[u8], to: &[u8], left: Left) -> Vec<u8> {
+    // Whoever reads only the first word must not take it for a request that did nothing.
+    let first = if is_uncertain(reason) && left != Left::Changed { "" } else { "SHARDPARTIAL " };
     let reason = match reason {
         [b'-', text @ ..] => String::from_utf8_lossy(text).trim_end().to_owned(),
         _ => format!("'{}' exists", shorten(to)),
@@ -155,7 +157,6 @@ pub(super) fn half_renamed(reason: &[u8], from: &[u8], to: &[u8], left: Left) ->
             format!("'{from}' was not renamed, but '{to}' got its value, and was changed by another client since")
         }
     };
-    let first = if reason.starts_with("SHARD") { "" } else { "SHARDPARTIAL " };
     let mut out = Vec::new();
     crate::resp::Reply::new(&mut out, crate::resp::Proto::Resp2).error(format!("{first}{reason}; {names}"));
     out

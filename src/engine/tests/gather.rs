@@ -291,7 +291,7 @@ fn what_cannot_be_undone_is_said() {
 /// A connection breaks at each step: what may exist is said, or nothing was changed.
 #[test]
 fn a_rename_whose_connection_breaks_says_what_may_exist() {
-    let check = |told: &[(usize, &[&str])], lost: usize, then: &[(usize, &[&str])], expected: &str| {
+    let check = |told: &[(usize, &[&str])], lost: usize, then: &[(usize, &[&str])], word: &str, expected: &str| {
         let (mut rig, client, [a, b]) = rename("RENAME", told);
         rig.lose(lost);
         for (shard, replies) in then {
@@ -299,21 +299,22 @@ fn a_rename_whose_connection_breaks_says_what_may_exist() {
         }
         let got = rig.got(client);
         let expected = expected.replace('A', &a).replace('B', &b);
-        assert!(got.starts_with("-SHARD") && got.ends_with(&format!("{expected}\r\n")), "{told:?}: {got}");
+        assert!(got.starts_with(&format!("-{word} ")), "{told:?}: {got}");
+        assert!(got.ends_with(&format!("{expected}\r\n")), "{told:?}: {got}");
         assert!(rig.engine.renames.is_empty());
     };
     let restored: [(usize, &[&str]); 3] = [(0, &LOOK), (1, &NOTHING), (1, &RESTORED)];
-    check(&[], 0, &[(1, &NOTHING)], "; the command was not executed");
-    check(&[], 1, &[(0, &LOOK)], "; the command was not executed");
-    check(&[(0, &LOOK), (1, &NOTHING)], 1, &[], "; 'A' was not renamed, but 'B' may hold its value already");
-    check(&restored, 0, &[], "; 'B' holds the value of 'A', which may still exist as well");
+    check(&[], 0, &[(1, &NOTHING)], "SHARDLOST", "; the command was not executed");
+    check(&[], 1, &[(0, &LOOK)], "SHARDLOST", "; the command was not executed");
+    let perhaps = "; 'A' was not renamed, but 'B' may hold its value already";
+    check(&[(0, &LOOK), (1, &NOTHING)], 1, &[], "SHARDLOST", perhaps);
+    check(&restored, 0, &[], "SHARDLOST", "; 'B' holds the value of 'A', which may still exist as well");
     // The other one's loss is noticed when it is needed.
-    check(
-        &restored,
-        1,
-        &[(0, &[OK, QUEUED, NIL]), (0, &LOOK)],
-        "; 'A' was not renamed, but 'B' may hold its value already",
-    );
+    check(&restored, 1, &[(0, &[OK, QUEUED, NIL]), (0, &LOOK)], "SHARDPARTIAL", perhaps);
+    // Nobody is asked to undo what others have changed.
+    let changed = [OK, OK, OK, "$1\r\nX\r\n", ":-1\r\n"];
+    let since = "; 'A' was not renamed, but 'B' got its value, and was changed by another client since";
+    check(&restored[..2], 0, &[(1, &RESTORED), (1, &changed)], "SHARDPARTIAL", since);
     let (mut rig, client, _) = rename("RENAME", &restored);
     rig.lose(1);
     tell_each(&mut rig, 0, &UNDONE);
