@@ -1,6 +1,7 @@
 //! A stream socket to a client or a server, over TCP or a unix path.
 
 use std::io::{self, IoSlice};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -9,6 +10,7 @@ use bytes::BufMut;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::topology::Endpoint;
 
@@ -22,14 +24,15 @@ pub enum Socket {
 }
 
 impl Socket {
-    /// Connects to a server; its name is resolved now.
+    /// Connects to a server; its name is resolved now, or by what is left of an earlier attempt to.
     ///
     /// # Errors
     /// It cannot be resolved or reached.
-    pub async fn connect(endpoint: &Endpoint) -> io::Result<Self> {
+    pub async fn connect(endpoint: &Endpoint, lookup: &mut Lookup) -> io::Result<Self> {
         match endpoint {
             Endpoint::Tcp { host, port } => {
-                let stream = TcpStream::connect((host.as_str(), *port)).await?;
+                let addresses = lookup.addresses(host, *port).await?;
+                let stream = TcpStream::connect(addresses.as_slice()).await?;
                 tune(&SockRef::from(&stream))?;
                 Ok(Self::Tcp(stream))
             }
@@ -81,6 +84,32 @@ impl Socket {
     }
 }
 
+/// What resolves one server's name. Nothing can stop a look-up while the name servers are silent, and each
+/// keeps a thread busy: one that outlasts an attempt to connect is for the next one, which begins no other.
+#[derive(Debug, Default)]
+pub struct Lookup {
+    under_way: Option<JoinHandle<io::Result<Vec<SocketAddr>>>>,
+}
+
+impl Lookup {
+    async fn addresses(&mut self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+        if let Ok(ip) = host.parse::<IpAddr>() {
+            return Ok(vec![SocketAddr::new(ip, port)]);
+        }
+        let host = host.to_owned();
+        self.found(move || Ok((host.as_str(), port).to_socket_addrs()?.collect())).await
+    }
+
+    async fn found(
+        &mut self,
+        find: impl FnOnce() -> io::Result<Vec<SocketAddr>> + Send + 'static,
+    ) -> io::Result<Vec<SocketAddr>> {
+        let found = self.under_way.get_or_insert_with(|| spawn_blocking(find)).await;
+        self.under_way = None;
+        found?
+    }
+}
+
 /// A TCP socket sends at once and notices a dead peer. What a listening one accepts does so, too.
 ///
 /// # Errors
@@ -89,4 +118,28 @@ pub fn tune(socket: &socket2::Socket) -> io::Result<()> {
     let probes = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 6).with_retries(3);
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_keepalive(&probes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn attempts_share_a_look_up_that_outlasts_them() {
+        let (answer, silence) = channel::<SocketAddr>();
+        let slow = move || silence.recv().map(|address| vec![address]).map_err(io::Error::other);
+        let mut lookup = Lookup::default();
+        let never = || Err(io::Error::other("a second one was begun"));
+        assert!(timeout(Duration::from_millis(20), lookup.found(slow)).await.is_err());
+        assert!(timeout(Duration::from_millis(20), lookup.found(never)).await.is_err());
+        let address = SocketAddr::from(([127, 0, 0, 1], 7001));
+        answer.send(address).unwrap();
+        assert_eq!(lookup.found(never).await.unwrap(), [address]);
+        // The next attempt asks anew.
+        assert!(lookup.found(never).await.is_err());
+    }
 }

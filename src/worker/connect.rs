@@ -12,7 +12,7 @@ use tracing::{info, warn};
 
 use super::Worker;
 use crate::engine::Fault;
-use crate::socket::Socket;
+use crate::socket::{Lookup, Socket};
 use crate::topology::Endpoint;
 
 /// How long anything may take, and how long it is waited between two attempts.
@@ -29,9 +29,9 @@ pub struct Patience {
 pub(super) async fn keep(worker: Rc<RefCell<Worker>>, id: u32, name: String, endpoint: Endpoint, patience: Patience) {
     let mut pause = patience.pause_min;
     let purpose = worker.borrow().engine.conn_purpose(id);
-    let mut quiet = false;
+    let (mut quiet, mut lookup) = (false, Lookup::default());
     loop {
-        let trouble = match timeout(patience.connect, Socket::connect(&endpoint)).await {
+        let trouble = match timeout(patience.connect, Socket::connect(&endpoint, &mut lookup)).await {
             Ok(Ok(socket)) => {
                 if worker.borrow_mut().connected(id, socket).is_none() {
                     return;
