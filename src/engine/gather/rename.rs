@@ -54,6 +54,8 @@ pub(in crate::engine) struct Rename {
     result: Vec<u8>,
     /// What it has written under the new name, and what was there before.
     written: Option<Written>,
+    /// Others have changed what it had written under the new name, and it was written over.
+    mixed: bool,
     /// The answer once it is undone.
     given_up: Option<Vec<u8>>,
 }
@@ -177,9 +179,14 @@ impl Rename {
             // One of the names is not as it was.
             (_, Outcome::Changed) => Next::Step(Step::Look),
             (Step::Restore, Outcome::Ran(replies)) => {
+                let found = self.to.value();
                 let before = match self.written.take() {
-                    Some(written) => written.before,
-                    None => self.to.value(),
+                    Some(written) if self.is_same(&written.now, &found) => written.before,
+                    // What others made of it is what there was before.
+                    written => {
+                        self.mixed |= written.is_some();
+                        found
+                    }
                 };
                 let now = match replies.as_slice() {
                     [_, payload, ttl] => Value::of(payload, ttl),
@@ -198,7 +205,10 @@ impl Rename {
                 self.given_up.get_or_insert(error);
                 Next::Step(Step::Look)
             }
-            (Step::Undo, Outcome::Ran(_)) => Next::End(self.given_up.take().unwrap_or_default()),
+            (Step::Undo, Outcome::Ran(_)) => {
+                let reason = self.given_up.take().unwrap_or_default();
+                if self.mixed { self.end(&reason, Left::Changed) } else { Next::End(reason) }
+            }
             (Step::Undo, Outcome::Refused(error) | Outcome::Unknown(error)) => self.end(&error, Left::PerhapsWritten),
         }
     }
@@ -366,6 +376,7 @@ impl Engine {
             error: None,
             result: Vec::new(),
             written: None,
+            mixed: false,
             given_up: None,
         };
         let index = self.renames.insert(Box::new(rename)) as u32;

@@ -288,6 +288,34 @@ fn what_cannot_be_undone_is_said() {
     check("RENAME", &told, "ERR no such key");
 }
 
+#[test]
+fn what_others_made_of_a_value_is_what_an_undoing_leaves() {
+    let read_only = [OK, "-READONLY x\r\n", "-EXECABORT x\r\n"];
+    // The old name changes before it is deleted, and somebody writes to the new one before that is replaced.
+    let pushed = [OK, OK, OK, "$3\r\nv+X\r\n", ":-1\r\n"];
+    let told: [(usize, &[&str]); 8] = [
+        (0, &LOOK),
+        (1, &NOTHING),
+        (1, &RESTORED),
+        (0, &[OK, QUEUED, NIL]),
+        (0, &LOOK),
+        (1, &pushed),
+        (1, &RESTORED),
+        (0, &read_only),
+    ];
+    let (mut rig, client, [a, b]) = rename("RENAME", &told);
+    tell_each(&mut rig, 1, &OURS);
+    assert_eq!(rig.asked(1), ["MULTI", &format!("RESTORE {b} 0 v+X REPLACE ABSTTL"), "EXEC"]);
+    tell_each(&mut rig, 1, &UNDONE);
+    assert_eq!(
+        rig.got(client),
+        format!(
+            "-SHARDPARTIAL READONLY x; '{a}' was not renamed, but '{b}' got its value, and was changed by another client since\r\n"
+        )
+    );
+    settled(&mut rig);
+}
+
 /// A connection breaks at each step: what may exist is said, or nothing was changed.
 #[test]
 fn a_rename_whose_connection_breaks_says_what_may_exist() {
