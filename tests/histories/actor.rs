@@ -37,7 +37,8 @@ pub(crate) enum Outcome {
 }
 
 impl<'a> Actor<'a> {
-    pub(crate) fn new(world: &'a World<'a>, number: usize, random: Random) -> Self {
+    pub(crate) fn new(world: &'a World<'a>, random: Random) -> Self {
+        let number = world.actor();
         let client = Self::connect(world, number);
         Self { world, number, client, random, elements: 0, own: world.keys(OWN) }
     }
@@ -271,7 +272,7 @@ impl<'a> Actor<'a> {
                 end = if now { end } else { u128::MAX };
                 moves.closed = true;
                 let new = verb == "RENAMENX";
-                Kind::Unknown { new, halfway: self.world.troubled || new && now }
+                Kind::Unknown { new, halfway: self.world.troubled || new }
             }
         };
         self.world.did(verb);

@@ -33,6 +33,7 @@ pub(crate) struct World<'a> {
     /// Keys by shard that nobody has used.
     pool: Vec<Vec<String>>,
     next: AtomicUsize,
+    actors: AtomicUsize,
     counts: Mutex<BTreeMap<String, usize>>,
     start: Instant,
 }
@@ -68,6 +69,7 @@ impl<'a> World<'a> {
             retired: Mutex::default(),
             pool,
             next: AtomicUsize::new(0),
+            actors: AtomicUsize::new(0),
             counts: Mutex::default(),
             start: Instant::now(),
         };
@@ -112,6 +114,11 @@ impl<'a> World<'a> {
                 self.retired.lock().unwrap().push(old);
             }
         }
+    }
+
+    /// The number of one more actor, which names its elements.
+    pub(crate) fn actor(&self) -> usize {
+        self.actors.fetch_add(1, Ordering::Relaxed)
     }
 
     pub(crate) fn now(&self) -> u128 {
