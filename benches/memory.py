@@ -122,16 +122,19 @@ class Neighbour:
         return self.ours.recv()
 
 
-def keys_beside(proxy: rig.Proxy) -> dict[str, list[str]]:
-    """The keys of each neighbour. Only ringway tells where a key lives; with others there is one."""
+def beside_it(proxy: rig.Proxy, backends: list[int]) -> dict[str, tuple[int, list[str]]]:
+    """The port and the keys of each neighbour. Of proxies only ringway tells where a key lives. A server that
+    has nothing to do with the value shows what the machine itself, busy with it, leaves to others."""
     keys = [f"probe:{i}" for i in range(PROBE_KEYS)]
+    if proxy.name == "direct":
+        return {"": (proxy.port, keys), "on another server": (backends[1], keys)}
     if proxy.name != SUBJECT:
-        return {"": keys}
+        return {"": (proxy.port, keys)}
     with rig.Client(proxy.port) as client:
         home, *shards = [located[located.index(b"shard") + 1]
                          for located in client.call("RINGWAY", "LOCATE", "huge", *keys)]
     where = {True: "on the same shard", False: "on other shards"}
-    return {name: [key for key, shard in zip(keys, shards, strict=True) if (shard == home) == same]
+    return {name: (proxy.port, [key for key, shard in zip(keys, shards, strict=True) if (shard == home) == same])
             for same, name in where.items()}
 
 
@@ -142,8 +145,8 @@ def huge(kind: str, size: int) -> tuple[dict[str, float | str], dict[str, dict[s
     with rig.Rig() as where, contextlib.ExitStack() as stack:
         where.start_backends()
         proxy = where.start(kind)
-        neighbours = {name: stack.enter_context(Neighbour(proxy.port, keys))
-                      for name, keys in keys_beside(proxy).items()}
+        neighbours = {name: stack.enter_context(Neighbour(port, keys))
+                      for name, (port, keys) in beside_it(proxy, where.backends).items()}
 
         def told(word: str) -> None:
             for name, neighbour in neighbours.items():

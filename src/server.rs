@@ -18,7 +18,7 @@ use socket2::{Domain, Protocol, Socket as RawSocket, Type};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
@@ -60,6 +60,7 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
 }
 
 async fn serve(config: &Config, threads: usize, topology: Arc<Topology>, metrics: Arc<Metrics>) -> anyhow::Result<()> {
+    let mut signals = Signals::listen().context("the signals")?;
     let clients_max = clients_that_fit(config.limits.clients_max, threads * topology.shards().len());
     let mut listeners = Vec::new();
     for endpoint in &config.proxy.listen {
@@ -131,7 +132,7 @@ async fn serve(config: &Config, threads: usize, topology: Arc<Topology>, metrics
         tokio::spawn(accept(listener, Arc::clone(&acceptor), stopped.clone()));
     }
     drop(acceptor);
-    until_told().await?;
+    signals.until_told().await;
     stop.send_replace(true);
     let joined = tokio::task::spawn_blocking(move || workers.into_iter().all(|worker| worker.join().is_ok()));
     let joined = joined.await?;
@@ -145,19 +146,33 @@ async fn serve(config: &Config, threads: usize, topology: Arc<Topology>, metrics
     Ok(())
 }
 
-/// Ends with the signal that ends the process.
-async fn until_told() -> anyhow::Result<()> {
-    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let mut hup = signal(SignalKind::hangup())?;
-    let name = loop {
-        tokio::select! {
-            _ = term.recv() => break "SIGTERM",
-            _ = int.recv() => break "SIGINT",
-            _ = hup.recv() => warn!("SIGHUP changes nothing: the configuration is read at the start"),
-        }
-    };
-    info!("stopping on {name}");
-    Ok(())
+struct Signals {
+    term: Signal,
+    int: Signal,
+    hup: Signal,
+}
+
+impl Signals {
+    /// From now on none of them ends the process by itself.
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self {
+            term: signal(SignalKind::terminate())?,
+            int: signal(SignalKind::interrupt())?,
+            hup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Ends with the signal that is to end the process.
+    async fn until_told(&mut self) {
+        let name = loop {
+            tokio::select! {
+                _ = self.term.recv() => break "SIGTERM",
+                _ = self.int.recv() => break "SIGINT",
+                _ = self.hup.recv() => warn!("SIGHUP changes nothing: the configuration is read at the start"),
+            }
+        };
+        info!("stopping on {name}");
+    }
 }
 
 /// One worker thread.

@@ -31,10 +31,10 @@ mod connect;
 
 /// What one read may bring.
 const SCRATCH_BYTES: usize = 64 * 1024;
-/// Reads, or writes, of one socket before others have their turn.
-const TURNS_MAX: usize = 4;
-/// What one write may take; one read takes as much at most.
-const WRITE_BYTES_MAX: usize = 256 * 1024;
+/// Reads of one socket before others have their turn.
+const READS_MAX: usize = 4;
+/// What one socket brings, or takes, before others have their turn: the read that goes beyond is the last.
+const TURN_BYTES: usize = 256 * 1024;
 /// How often timeouts are looked at.
 const TICK: Duration = Duration::from_millis(100);
 /// Messages of other workers that are taken in before clients have their turn.
@@ -205,7 +205,8 @@ impl Worker {
 
     fn read_client(&mut self, id: u32, cx: &mut Context<'_>) -> Poll<()> {
         self.look_at_the_clock();
-        for _ in 0..TURNS_MAX {
+        let mut bytes = 0;
+        for _ in 0..READS_MAX {
             let Some(io) = self.clients.get_mut(id as usize).and_then(Option::as_mut) else { return Poll::Ready(()) };
             if !self.engine.client_wants(id) {
                 io.resting = Some(cx.waker().clone());
@@ -222,8 +223,14 @@ impl Worker {
                     self.after();
                     return Poll::Pending;
                 }
-                Poll::Ready(Ok((count, true))) => self.engine.client_filled(id, count),
-                Poll::Ready(Ok((count, false))) => self.engine.client_bytes(id, &self.scratch[..count]),
+                Poll::Ready(Ok((count, direct))) => {
+                    bytes += count;
+                    if direct {
+                        self.engine.client_filled(id, count);
+                    } else {
+                        self.engine.client_bytes(id, &self.scratch[..count]);
+                    }
+                }
                 Poll::Ready(Err(_)) => {
                     self.close_client(id);
                     self.after();
@@ -231,6 +238,9 @@ impl Worker {
                 }
             }
             self.after();
+            if bytes >= TURN_BYTES {
+                break;
+            }
         }
         wake_after_others(cx);
         Poll::Pending
@@ -239,7 +249,8 @@ impl Worker {
     /// Ready when the socket is gone.
     fn read_conn(&mut self, id: u32, cx: &mut Context<'_>) -> Poll<()> {
         self.look_at_the_clock();
-        for _ in 0..TURNS_MAX {
+        let mut bytes = 0;
+        for _ in 0..READS_MAX {
             let Some(io) = self.conns.get_mut(id as usize).and_then(Option::as_mut) else { return Poll::Ready(()) };
             let Some(socket) = &mut io.socket else { return Poll::Ready(()) };
             let read = match self.engine.conn_direct(id) {
@@ -254,11 +265,20 @@ impl Worker {
                     return Poll::Pending;
                 }
                 Poll::Ready(Ok((0, _))) => self.conn_lost(id, "closed by the server"),
-                Poll::Ready(Ok((_, true))) => self.engine.conn_filled(id),
-                Poll::Ready(Ok((count, false))) => self.engine.conn_bytes(id, &self.scratch[..count]),
+                Poll::Ready(Ok((count, direct))) => {
+                    bytes += count;
+                    if direct {
+                        self.engine.conn_filled(id);
+                    } else {
+                        self.engine.conn_bytes(id, &self.scratch[..count]);
+                    }
+                }
                 Poll::Ready(Err(error)) => self.conn_lost(id, &error.to_string()),
             }
             self.after();
+            if bytes >= TURN_BYTES {
+                break;
+            }
         }
         wake_after_others(cx);
         Poll::Pending
@@ -305,14 +325,16 @@ impl Worker {
     }
 
     fn write_conn(&mut self, id: u32, cx: &mut Context<'_>) {
-        for turn in 0.. {
+        let mut left = TURN_BYTES;
+        loop {
             let Some(io) = self.conns.get_mut(id as usize).and_then(Option::as_mut) else { return };
             let (Some(socket), Some(out)) = (&mut io.socket, self.engine.conn_out(id)) else { return };
             if out.is_empty() || io.full {
                 return;
             }
-            match write(socket, out, turn, cx) {
+            match write(socket, out, left, cx) {
                 Poll::Ready(Ok(count)) => {
+                    left -= count;
                     out.advance(count);
                     self.engine.conn_written(id);
                 }
@@ -330,14 +352,16 @@ impl Worker {
     }
 
     fn write_client(&mut self, id: u32, cx: &mut Context<'_>) {
-        for turn in 0.. {
+        let mut left = TURN_BYTES;
+        loop {
             let Some(io) = self.clients.get_mut(id as usize).and_then(Option::as_mut) else { return };
             let Some(out) = self.engine.client_out(id) else { return };
             if out.is_empty() || io.full {
                 return;
             }
-            match write(&mut io.socket, out, turn, cx) {
+            match write(&mut io.socket, out, left, cx) {
                 Poll::Ready(Ok(count)) => {
+                    left -= count;
                     out.advance(count);
                     self.engine.client_written(id, count);
                 }
@@ -505,17 +529,18 @@ fn swap_back(kept: &mut Vec<u32>, mut spare: Vec<u32>) {
     }
 }
 
-/// Pending when the socket takes nothing more for now, or others have their turn first.
-fn write(socket: &mut Socket, out: &crate::engine::Out, turn: usize, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-    if turn == TURNS_MAX {
+/// Writes `most` bytes at most. Pending when the socket takes nothing more for now, or others have their turn
+/// first.
+fn write(socket: &mut Socket, out: &crate::engine::Out, most: usize, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    if most == 0 {
         wake_after_others(cx);
         return Poll::Pending;
     }
     if let Some(bytes) = out.single() {
-        return socket.poll_write(cx, &bytes[..bytes.len().min(WRITE_BYTES_MAX)]);
+        return socket.poll_write(cx, &bytes[..bytes.len().min(most)]);
     }
     let mut slices = [IoSlice::new(&[]); 16];
-    let count = out.slices(&mut slices, WRITE_BYTES_MAX);
+    let count = out.slices(&mut slices, most);
     socket.poll_write_vectored(cx, &slices[..count])
 }
 
