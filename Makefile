@@ -1,7 +1,7 @@
 # The public entry. Each target works as the first command on a fresh Debian with Rust, git, make
 # and Python: it installs what it needs and the machine lacks (scripts/setup.sh).
 
-.PHONY: help demo test test-long bench bench-check bench-curves bench-memory lint fmt clean
+.PHONY: help demo test test-long bench bench-check bench-curves bench-memory pgo lint fmt clean
 .DEFAULT_GOAL := help
 
 # Where Debian puts daemons; not on every user's path.
@@ -49,6 +49,10 @@ bench-memory: ## Memory of idle clients, after a burst, and around a 512 MB valu
 	@scripts/setup.sh cc python redis nutcracker
 	cargo build --release
 	python3 benches/memory.py $(value ARGS)
+
+pgo: ## A release build along a profile of the benchmark's loads: target/pgo/release/ringway.
+	@scripts/setup.sh cc python redis profdata
+	scripts/pgo.sh
 
 lint: ## Formatting, clippy and rustdoc, all warnings refused.
 	@scripts/setup.sh cc lints python

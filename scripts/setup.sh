@@ -42,6 +42,11 @@ for need in "$@"; do
             [ -x "$bin/cargo-fmt" ] || components+=(rustfmt)
             [ -x "$bin/cargo-clippy" ] || components+=(clippy)
             ;;
+        profdata)
+            have rustc || fail 'Rust is missing: install it with rustup first'
+            found=$(find "$(rustc --print sysroot)/lib/rustlib" -name llvm-profdata)
+            [ -n "$found" ] || components+=(llvm-tools)
+            ;;
         *) fail "no such need: $need" ;;
     esac
 done
