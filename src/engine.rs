@@ -388,6 +388,7 @@ impl Engine {
     #[inline]
     pub fn conn_written(&mut self, id: u32) {
         let Some(conn) = self.conns.get_mut(id as usize) else { return };
+        conn.sent = self.now;
         if !conn.waiters.is_empty() {
             self.release_waiters(id);
         }

@@ -26,20 +26,21 @@ impl Engine {
             let patience = |tag: &Tag| {
                 if tag.slow { self.options.script_timeout } else { self.options.request_timeout }
             };
-            let earlier = late.len();
+            let (earlier, moved) = (late.len(), conn.moved());
             // The greeting stands before requests that are older than it.
-            for tag in conn.fifo.iter_mut().filter(|tag| tag.client != GREETING) {
-                let waited = self.now.saturating_sub(tag.at);
-                if waited < self.options.request_timeout {
+            for (place, tag) in conn.fifo.iter_mut().enumerate().filter(|(_, tag)| tag.client != GREETING) {
+                if self.now.saturating_sub(tag.at) < self.options.request_timeout {
                     break;
                 }
+                let since = moved.filter(|_| place == 0).unwrap_or(0).max(tag.at);
                 // What an attempt takes must not be lost: its reply is waited for.
-                if tag.client <= ENGINE && tag.client != WAITER && waited >= patience(tag) {
+                if tag.client <= ENGINE && tag.client != WAITER && self.now.saturating_sub(since) >= patience(tag) {
                     late.push((*tag, conn.shard));
                     tag.client = NOBODY;
                 }
             }
-            let silent = |head: &Tag| self.now.saturating_sub(head.at.max(conn.heard)) >= 2 * patience(head);
+            let heard = conn.heard.max(moved.unwrap_or(0));
+            let silent = |head: &Tag| self.now.saturating_sub(head.at.max(heard)) >= 2 * patience(head);
             // Whoever is told goes on over another connection: what is left here would run behind that.
             let overtaken = late.len() > earlier
                 && !conn.out.is_empty()

@@ -129,6 +129,8 @@ pub(super) struct Conn {
     pub(super) patient: bool,
     /// When the last byte came.
     pub(super) heard: u64,
+    /// When the last bytes of requests went.
+    pub(super) sent: u64,
     /// Clients whose next request waits for room here.
     pub(super) waiters: Vec<(u32, u32)>,
     /// Why it is not up, for the error's text.
@@ -163,6 +165,7 @@ impl Conn {
             dirty: false,
             patient: false,
             heard: 0,
+            sent: 0,
             waiters: Vec::new(),
             trouble: "no connection was made yet".to_owned(),
             was_up: false,
@@ -195,6 +198,17 @@ impl Conn {
     pub(super) fn expect(&mut self, client: u32, generation: u32, seq: u32, part: u16, slow: bool, now: u64) {
         self.asked += 1;
         self.fifo.push_back(Tag { client, generation, seq, part, slow, at: now, offset: self.out.end() });
+    }
+
+    /// When the request at the front, or the reply to it, last moved on, if it is under way: a large one is no
+    /// silence, however long it takes.
+    pub(super) fn moved(&self) -> Option<u64> {
+        let end = self.fifo.get(1).map_or(self.out.end(), |next| next.offset);
+        match () {
+            () if !self.inbox.is_empty() => Some(self.heard),
+            () if self.out.taken() < end => Some(self.sent),
+            () => None,
+        }
     }
 
     /// It takes no further request for now.

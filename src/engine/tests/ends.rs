@@ -119,6 +119,51 @@ fn who_uploads_is_not_idle() {
 }
 
 #[test]
+fn a_large_request_or_reply_under_way_is_not_late() {
+    let mut rig = Rig::of(1);
+    let (client, other) = (rig.client(), rig.client());
+    rig.send(client, "GET k");
+    rig.send(other, "GET l");
+    let conn = rig.linked[0].0;
+    rig.engine.conn_bytes(conn, b"$900000\r\n");
+    for second in 1..10 {
+        rig.engine.set_now(second * SECOND);
+        rig.engine.conn_bytes(conn, &[b'x'; 100_000]);
+        rig.engine.tick();
+        assert_eq!(rig.got(client), "", "second {second}");
+        // Who stands behind it waits as long as anybody.
+        let late = second == 5;
+        assert_eq!(rig.got(other).starts_with("-SHARDTIMEOUT"), late, "second {second}");
+    }
+    rig.engine.conn_bytes(conn, b"\r\n$1\r\nl\r\n");
+    assert_eq!(rig.got(client).len(), 900_011);
+    assert_eq!(rig.got(other), "", "its late reply is dropped");
+    // A request that the server takes slowly.
+    let value = "x".repeat(9_000);
+    rig.engine.client_bytes(client, format!("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$9000\r\n{value}\r\n").as_bytes());
+    for second in 10..18 {
+        rig.engine.set_now(second * SECOND);
+        rig.engine.conn_out(conn).expect("it is up").advance(1000);
+        rig.engine.conn_written(conn);
+        rig.engine.tick();
+        assert!(rig.engine.client_out(client).expect("a client").is_empty(), "second {second}");
+    }
+    let out = rig.engine.conn_out(conn).expect("it is up");
+    out.advance(out.len());
+    rig.engine.conn_bytes(conn, b"+OK\r\n");
+    assert_eq!(rig.got(client), "+OK\r\n");
+    // The rest does not come.
+    rig.send(client, "GET k");
+    rig.engine.conn_bytes(conn, b"$900000\r\n");
+    rig.engine.set_now(21 * SECOND);
+    rig.engine.tick();
+    assert_eq!(rig.got(client), "");
+    rig.engine.set_now(22 * SECOND);
+    rig.engine.tick();
+    assert!(rig.got(client).starts_with("-SHARDTIMEOUT"));
+}
+
+#[test]
 fn who_reads_what_it_asked_for_is_not_idle() {
     let mut rig = Rig::with(1, Options { client_idle: SECOND, ..options(1) });
     let client = rig.client();
