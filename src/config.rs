@@ -286,7 +286,7 @@ pub struct Timeouts {
     /// The longest pause before a lost backend is tried again. Default 500 ms.
     #[serde(deserialize_with = "value::duration")]
     pub reconnect_max: Duration,
-    /// Until a backend has answered a request. Default 5 s.
+    /// Until a backend has answered a request; a large one, or its reply, has so long to move on. Default 5 s.
     #[serde(deserialize_with = "value::duration")]
     pub request: Duration,
     /// Until a backend has answered a script, a function, a transaction, or what goes to all backends

@@ -146,6 +146,7 @@ async fn serve(config: &Config, threads: usize, topology: Arc<Topology>, metrics
     Ok(())
 }
 
+/// What the process is told from outside.
 struct Signals {
     term: Signal,
     int: Signal,
