@@ -180,6 +180,11 @@ pub struct Commands {
     /// refused with CROSSSLOT. Default `"prepared"`.
     #[serde(deserialize_with = "value::word")]
     pub cross_shard_transactions: CrossShardTransactions,
+    /// What a client gets when the backends that its request needs cannot answer: an error of
+    /// Ringway's own (SHARDDOWN, SHARDLOST, SHARDTIMEOUT, SHARDPARTIAL), or its connection closed, as by
+    /// a server that dies. Default `"reply"`.
+    #[serde(deserialize_with = "value::word")]
+    pub shard_errors: ShardErrors,
     /// Where unknown commands without keys go: `"home"`, `"refuse"`, or a backend's name for each
     /// command. Default: none, refused.
     pub keyless: BTreeMap<String, Keyless>,
@@ -208,6 +213,15 @@ pub enum CrossShardTransactions {
     #[default]
     Prepared,
     Refuse,
+}
+
+/// `[commands] shard_errors`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ShardErrors {
+    #[default]
+    Reply,
+    Close,
 }
 
 /// Where something without a key goes.

@@ -25,7 +25,7 @@ use tracing::{error, info, warn};
 use crate::admin::{self, AdminState, ShardFacts};
 use crate::advice::{Preset, Tallies};
 use crate::command;
-use crate::config::{Config, CrossShard, CrossShardTransactions, Keyless, ReadyQuorum};
+use crate::config::{Config, CrossShard, CrossShardTransactions, Keyless, ReadyQuorum, ShardErrors};
 use crate::engine::{self, About, Credentials, Options, User};
 use crate::metrics::{Metrics, Refusal, WorkerMetrics};
 use crate::resp::Limits;
@@ -380,6 +380,7 @@ fn options(config: &Config, topology: &Topology, workers: &[Arc<WorkerMetrics>],
         gather: config.commands.cross_shard == CrossShard::Gather,
         gather_bytes_max: bytes(limits.cross_shard_max_bytes),
         prepared: config.commands.cross_shard_transactions == CrossShardTransactions::Prepared,
+        close_on_shard_errors: config.commands.shard_errors == ShardErrors::Close,
         connect_timeout: micros(config.timeouts.connect),
         request_timeout: micros(config.timeouts.request),
         script_timeout: micros(config.timeouts.script),

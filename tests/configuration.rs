@@ -395,6 +395,10 @@ fn mistakes_in_commands_limits_and_timeouts() {
         "x.toml:5: commands.cross_shard: must be one of \"gather\", \"refuse\", is \"allow\"",
     );
     wrong(
+        "[commands]\nshard_errors = \"drop\"",
+        "x.toml:5: commands.shard_errors: must be one of \"reply\", \"close\", is \"drop\"",
+    );
+    wrong(
         "[commands]\ncross_shard_transactions = \"gather\"",
         "x.toml:5: commands.cross_shard_transactions: must be one of \"prepared\", \"refuse\", is \"gather\"",
     );

@@ -236,6 +236,34 @@ fn a_pipeline_over_a_paused_shard_keeps_its_places() {
 }
 
 #[test]
+fn a_shard_that_is_away_closes_its_clients_where_no_error_is_wanted() {
+    let mut shards = shards(3);
+    let proxy = over(&shards).extra("[commands]\nshard_errors = \"close\"").start();
+    let keys = keys_by_shard(&proxy, &shards);
+    let get = |shard: usize| vec![b"GET".to_vec(), keys[shard][0].as_bytes().to_vec()];
+    let cut_off = || {
+        let mut client = proxy.client();
+        client.send_raw(&[get(0), get(1), get(2)].iter().flat_map(|args| support::request(args)).collect::<Vec<_>>());
+        assert_eq!(client.reply(), Value::bulk(&keys[0][0]), "what was asked before is answered");
+        assert!(client.closed(), "what was asked behind is not");
+    };
+    let mut other = proxy.client();
+    shards[1].pause();
+    cut_off();
+    shards[1].resume();
+    shards[1].kill();
+    cut_off();
+    cut_off();
+    // Who asks the others notices nothing.
+    for shard in [0, 2] {
+        assert_eq!(other.call(&get(shard)), Value::bulk(&keys[shard][0]));
+    }
+    shards[1].restart();
+    until("the shard is used again", || proxy.metric("ringway_backend_up") == 3.0);
+    assert_eq!(other.call(&get(1)), Value::NullBulk);
+}
+
+#[test]
 fn a_proxy_that_starts_while_a_shard_is_down_serves_the_others() {
     let mut shards = shards(3);
     let keys = {

@@ -1,6 +1,7 @@
 //! The promise to frameworks: real job queues over three servers execute every job exactly once, with
 //! the preset that is named for them and Ringway's defaults; without it each of them either works or is
-//! told which rule to add, and that rule is what it lacked. Libraries with state in Redis work as they are.
+//! told which rule to add, and that rule is what it lacked. Each of them outlives its servers' deaths.
+//! Libraries with state in Redis work as they are.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "a test may panic and print")]
 
@@ -14,12 +15,14 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use support::{Process, Proxy, poll, scratch};
+use support::{Process, Proxy, Redis, interval, poll, scratch, until};
 
 /// Jobs of a run with a preset.
 const JOBS: usize = 1000;
 /// Jobs of a run that may be refused.
 const FEW_JOBS: usize = 60;
+/// Jobs of a run that are sent and executed while shards die.
+const JOBS_AMID_DEATHS: usize = 400;
 /// A run of any of them, with twenty times what it takes on an idle machine.
 const RUN_TIME_MAX: Duration = Duration::from_secs(150);
 /// Rules that are pasted one after the other before a framework must work.
@@ -57,8 +60,13 @@ fn interpreter(file: &str) -> PathBuf {
     }
 }
 
-/// Runs a driver to its end, or until `stop` says that it has seen enough.
-fn drive(file: &str, proxy: &Proxy, jobs: usize, mut stop: impl FnMut() -> bool) -> Run {
+/// Runs a driver to its end, or until `watch`, who is shown the list of executed jobs, has seen enough.
+fn drive(
+    file: &str,
+    proxy: &Proxy,
+    (jobs, amid_deaths, shard_errors): (usize, usize, &str),
+    mut watch: impl FnMut(&Path) -> bool,
+) -> Run {
     let directory = scratch("frameworks");
     let (output, executed) = (directory.join("output"), directory.join("executed"));
     let program = interpreter(file);
@@ -66,13 +74,14 @@ fn drive(file: &str, proxy: &Proxy, jobs: usize, mut stop: impl FnMut() -> bool)
         let log = fs::File::create(&output).unwrap();
         command.arg(Path::new("tests/frameworks").join(file));
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
-        command.env("REDIS_PORT", proxy.address().port().to_string()).env("JOBS", jobs.to_string());
-        command.env("EXECUTED", &executed).env("MODULES", installed().join("node"));
+        command.env("REDIS_PORT", proxy.address().port().to_string());
+        command.env("JOBS", jobs.to_string()).env("JOBS_AMID_DEATHS", amid_deaths.to_string());
+        command.env("SHARD_ERRORS", shard_errors).env("EXECUTED", &executed).env("MODULES", installed().join("node"));
         command.env("PYTHONDONTWRITEBYTECODE", "1").env("PYTHONUNBUFFERED", "1").env("PYTHONFAULTHANDLER", "1");
         // Its workers are of its group, and end with it.
         command.process_group(0);
     });
-    let status = poll(RUN_TIME_MAX, || driver.ended().map(Some).or_else(|| stop().then_some(None)));
+    let status = poll(RUN_TIME_MAX, || driver.ended().map(Some).or_else(|| watch(&executed).then_some(None)));
     if status.is_none() {
         // Python's drivers tell where they hang.
         driver.signal("ABRT");
@@ -128,7 +137,7 @@ fn every_job_runs_once(file: &str, preset: Option<&str>) {
     let servers = support::shards(3);
     let proxy = Proxy::over(&servers).extra(&presets(preset)).start();
     let start = Instant::now();
-    let run = drive(file, &proxy, JOBS, || false);
+    let run = drive(file, &proxy, (JOBS, 0, "reply"), |_| false);
     let seconds = start.elapsed().as_secs_f64();
     check(file, &run, &proxy, JOBS);
     let keys: Vec<i64> = servers.iter().map(|server| server.client().call(&["DBSIZE"]).int()).collect();
@@ -152,7 +161,7 @@ fn works_or_is_told_what_to_add(file: &str, needs_rules: bool) {
         let refused = || proxy.metric_of("ringway_cross_shard_total", "kind=\"refused\"") > 0.0;
         // Once it was refused something it may go on for a moment, to be refused the rest of it.
         let mut since = None;
-        let run = drive(file, &proxy, FEW_JOBS, || {
+        let run = drive(file, &proxy, (FEW_JOBS, 0, "reply"), |_| {
             since = since.or_else(|| refused().then(Instant::now));
             since.is_some_and(|since: Instant| since.elapsed() > Duration::from_secs(4))
         });
@@ -173,6 +182,56 @@ fn works_or_is_told_what_to_add(file: &str, needs_rules: bool) {
     panic!("{file} still does not work with\n{rules}");
 }
 
+/// Kinds of errors that workers may meet while a shard is away, beside the answers to what libraries ask
+/// anyway: a subcommand of a newer Redis (ERR), a script or a group that is there or not (NOSCRIPT, other).
+const DEFINED: &[&str] =
+    &["SHARDDOWN", "SHARDLOST", "SHARDTIMEOUT", "SHARDPARTIAL", "EXECABORT", "ERR", "NOSCRIPT", "other"];
+
+/// Each server dies for a second while jobs are sent and run, and comes back with what it acknowledged:
+/// senders meet what is defined and nothing else, every job that was sent is executed (a framework may
+/// lose those that were under way, and is sent them again), and afterwards all is as before, to the
+/// results of further jobs. Workers that end are started again, as by whoever runs them.
+fn it_outlives_its_shards(file: &str, preset: Option<&str>, shard_errors: &str) {
+    // Written before it is acknowledged; what the kernel has outlives the process, and no disk is waited for.
+    let durable = ["--appendonly", "yes", "--appendfsync", "no"];
+    let mut servers: Vec<Redis> = (0..3).map(|_| Redis::start_with(&durable)).collect();
+    let toml = presets(preset) + &format!("[commands]\nshard_errors = \"{shard_errors}\"\n");
+    let proxy = Proxy::over(&servers).extra(&toml).expect_log("backend").start();
+    let mut deaths = 0;
+    let run = drive(file, &proxy, (FEW_JOBS, JOBS_AMID_DEATHS, shard_errors), |executed| {
+        let count = fs::read_to_string(executed).unwrap_or_default().lines().count();
+        if deaths < servers.len() && count >= (deaths + 1) * JOBS_AMID_DEATHS / 5 {
+            servers[deaths].kill();
+            interval(Duration::from_secs(1));
+            servers[deaths].restart();
+            deaths += 1;
+            if deaths == servers.len() {
+                until("all shards are back", || proxy.metric("ringway_backend_up") == 3.0);
+                fs::write(executed.with_extension("deaths-over"), "").unwrap();
+            }
+        }
+        false
+    });
+    let is_later = |line: &&str| line.parse::<usize>().is_ok_and(|number| number >= FEW_JOBS);
+    let (amid_deaths, after): (Vec<&str>, Vec<&str>) = run.executed.lines().partition(is_later);
+    let after = Run { fine: run.fine, output: run.output.clone(), executed: after.join("\n") };
+    check(file, &after, &proxy, FEW_JOBS);
+    let times = |job: &str| amid_deaths.iter().filter(|executed| **executed == job).count();
+    let missing = (FEW_JOBS..FEW_JOBS + JOBS_AMID_DEATHS).find(|job| times(&job.to_string()) == 0);
+    assert_eq!((deaths, missing), (servers.len(), None), "{file}:\n{}", run.output);
+    // Who was sent again and executed once had gone; who was late was executed twice.
+    let again = run.output.lines().filter_map(|line| line.strip_prefix("amid deaths: sent again "));
+    let gone = again.flat_map(str::split_whitespace).filter(|job| times(job) == 1).count();
+    assert!(gone <= JOBS_AMID_DEATHS / 10, "{file}: {gone} jobs were lost, more than were under way\n{}", run.output);
+    let page = proxy.page("/metrics");
+    let kinds = page.lines().filter_map(|line| line.strip_prefix("ringway_replies_error_total{kind=\""));
+    let met = kinds.filter(|line| !line.ends_with(" 0")).map(|line| line.split('"').next().unwrap());
+    let met = met.collect::<Vec<_>>();
+    assert!(met.iter().all(|kind| DEFINED.contains(kind)) && met.contains(&"SHARDDOWN"), "{file} met {met:?}");
+    let ended = run.output.matches("amid deaths: a worker ended").count();
+    println!("{file}: {deaths} deaths; {gone} jobs went with them; workers started again {ended} times; met {met:?}");
+}
+
 #[test]
 fn planted_faults_are_found() {
     let good: String = (0..JOBS).map(|number| format!("{number}\n")).collect();
@@ -186,9 +245,10 @@ fn planted_faults_are_found() {
     wrong(&good.replace("\n500\n", "500\n"), "job 499 was lost");
 }
 
-/// The tests of one framework: its driver, its preset, and whether it needs rules to work at all.
+/// The tests of one framework: its driver, its preset, whether it needs rules to work at all, and what
+/// its workers outlive best, an error or the end of their connection.
 macro_rules! framework {
-    ($name:ident, $file:literal, $preset:expr, $needs_rules:literal) => {
+    ($name:ident, $file:literal, $preset:expr, $needs_rules:literal, $shard_errors:literal) => {
         mod $name {
             #[test]
             fn every_job_runs_once() {
@@ -199,28 +259,33 @@ macro_rules! framework {
             fn without_a_preset_it_works_or_is_told_what_to_add() {
                 super::works_or_is_told_what_to_add($file, $needs_rules);
             }
+
+            #[test]
+            fn it_outlives_its_shards() {
+                super::it_outlives_its_shards($file, $preset, $shard_errors);
+            }
         }
     };
 }
 
-framework!(celery, "celery_driver.py", Some("celery"), true);
-framework!(rq, "rq_driver.py", Some("rq"), true);
-framework!(bullmq, "bullmq_driver.mjs", Some("bullmq"), true);
-framework!(bull, "bull_driver.mjs", Some("bullmq"), true);
-framework!(bee_queue, "bee_queue_driver.mjs", Some("bee-queue"), true);
-framework!(sidekiq, "sidekiq_driver.rb", Some("sidekiq"), false);
-framework!(arq, "arq_driver.py", None, false);
-framework!(dramatiq, "dramatiq_driver.py", None, false);
-framework!(huey, "huey_driver.py", None, false);
-framework!(node_resque, "node_resque_driver.mjs", Some("resque"), true);
-framework!(streaq, "streaq_driver.py", Some("streaq"), true);
-framework!(taskiq, "taskiq_driver.py", None, false);
+framework!(celery, "celery_driver.py", Some("celery"), true, "close");
+framework!(rq, "rq_driver.py", Some("rq"), true, "close");
+framework!(bullmq, "bullmq_driver.mjs", Some("bullmq"), true, "reply");
+framework!(bull, "bull_driver.mjs", Some("bullmq"), true, "reply");
+framework!(bee_queue, "bee_queue_driver.mjs", Some("bee-queue"), true, "reply");
+framework!(sidekiq, "sidekiq_driver.rb", Some("sidekiq"), false, "reply");
+framework!(arq, "arq_driver.py", None, false, "reply");
+framework!(dramatiq, "dramatiq_driver.py", None, false, "reply");
+framework!(huey, "huey_driver.py", None, false, "reply");
+framework!(node_resque, "node_resque_driver.mjs", Some("resque"), true, "reply");
+framework!(streaq, "streaq_driver.py", Some("streaq"), true, "reply");
+framework!(taskiq, "taskiq_driver.py", None, false, "reply");
 
 /// Libraries check their own answers.
 fn library(file: &str) {
     let servers = support::shards(3);
     let proxy = Proxy::over(&servers).start();
-    let run = drive(file, &proxy, 0, || false);
+    let run = drive(file, &proxy, (0, 0, "reply"), |_| false);
     assert!(run.fine, "{file} failed:\n{}", run.output);
     let checks = run.output.lines().rev().find_map(|line| line.split_once(": checks ")?.1.parse::<usize>().ok());
     assert!(checks.is_some_and(|checks| checks > 10), "{file}:\n{}", run.output);

@@ -1,14 +1,16 @@
 //! The promise about messages at the size of a real application: a thousand subscribers hear each
-//! message once and in its publisher's order, and one that does not read harms nobody.
+//! message once and in its publisher's order, one that does not read harms nobody, and a shard that
+//! dies costs what is published there meanwhile and nothing else.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "a test may panic and print")]
 
 mod support;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use support::{Client, PATIENCE, Proxy, Value, shards, until};
+use support::{Client, PATIENCE, Proxy, Value, interval, shards, until};
 
 const SUBSCRIBERS: usize = 1_000;
 const CHANNELS: usize = 10;
@@ -20,6 +22,26 @@ const MESSAGES: usize = 10_000;
 fn pattern(at: usize) -> String {
     format!("many:[{at}{}]", at + PATTERNS)
 }
+
+/// The subscriptions of subscriber `at`.
+fn subscriber(proxy: &Proxy, at: usize) -> Client {
+    let mut client = patient(proxy);
+    client.call(&["SUBSCRIBE", &channel(at % CHANNELS)]);
+    client.call(&["PSUBSCRIBE", &pattern(at % PATTERNS)]);
+    client
+}
+
+/// A thousand clients on two processors take their time.
+fn patient(proxy: &Proxy) -> Client {
+    proxy.client().patience(PATIENCE * 5)
+}
+
+fn channel(at: usize) -> String {
+    format!("many:{at}")
+}
+
+/// Who hears a message: a tenth by the channel, a fifth by its pattern.
+const RECEIVERS: i64 = (SUBSCRIBERS / CHANNELS + SUBSCRIBERS / PATTERNS) as i64;
 
 /// What one subscriber heard, as `subscription > channel`, by publisher: how many, and whether in order.
 #[derive(Default, PartialEq, Debug)]
@@ -76,37 +98,26 @@ fn a_thousand_subscribers_hear_each_message_once_and_in_order() {
     let shards = shards(3);
     let limits = "[limits]\nsubscriber_output_hard_bytes_max = \"8MiB\"";
     let proxy = Proxy::over(&shards).threads(2).extra(limits).timeout("subscriber_output", "10m").start();
-    let channels: Vec<String> = (0..CHANNELS).map(|at| format!("many:{at}")).collect();
-    let patient = || Client::connect(proxy.address()).patience(PATIENCE * 5);
-    let mut all: Vec<Client> = (0..SUBSCRIBERS)
-        .map(|at| {
-            let mut client = patient();
-            client.call(&["SUBSCRIBE", &channels[at % CHANNELS]]);
-            client.call(&["PSUBSCRIBE", &pattern(at % PATTERNS)]);
-            client
-        })
-        .collect();
+    let mut all: Vec<Client> = (0..SUBSCRIBERS).map(|at| subscriber(&proxy, at)).collect();
     // One that never reads: everything and a flood of its own beside it.
-    let mut lazy = patient();
+    let mut lazy = patient(&proxy);
     lazy.call(&["PSUBSCRIBE", "many:*"]);
     lazy.call(&["SUBSCRIBE", "flood"]);
     let began = Instant::now();
     let heard = std::thread::scope(|scope| {
-        let channels = &channels;
         for publisher in 0..PUBLISHERS {
-            let mut client = patient();
+            let mut client = patient(&proxy);
             scope.spawn(move || {
                 let mine = (0..MESSAGES).filter(|number| number / CHANNELS % PUBLISHERS == publisher);
                 for number in mine {
                     let body = format!("{publisher}:{number}");
-                    let receivers = client.call(&["PUBLISH", &channels[number % CHANNELS], &body]).int();
-                    // A tenth by the channel, a fifth by its pattern, and perhaps the lazy one.
-                    let wanted = (SUBSCRIBERS / CHANNELS + SUBSCRIBERS / PATTERNS) as i64;
-                    assert!((wanted..=wanted + 1).contains(&receivers), "{receivers} receivers");
+                    let receivers = client.call(&["PUBLISH", &channel(number % CHANNELS), &body]).int();
+                    // Perhaps also the lazy one.
+                    assert!((RECEIVERS..=RECEIVERS + 1).contains(&receivers), "{receivers} receivers");
                 }
             });
         }
-        let mut flooder = patient();
+        let mut flooder = patient(&proxy);
         scope.spawn(move || {
             // The kernel keeps some tens of MiB for it.
             let body = "x".repeat(64 << 10);
@@ -134,6 +145,150 @@ fn a_thousand_subscribers_hear_each_message_once_and_in_order() {
     let more =
         all.iter_mut().step_by(50).filter_map(|client| client.silent_for(Duration::from_millis(5)).then_some(()));
     assert_eq!(more.count(), SUBSCRIBERS / 50, "somebody heard more");
-    let mut client = patient();
+    let mut client = patient(&proxy);
     until("the lazy one is gone", || client.call(&["PUBLISH", "flood", "x"]) == Value::Int(0));
+}
+
+/// What became of a message, as its publisher was told.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Told {
+    /// Every subscriber is among the receivers.
+    Received,
+    /// It was not executed.
+    Refused,
+    /// The shard died behind it, or is back and not all have subscribed to it again.
+    Unknown,
+}
+
+impl Told {
+    fn of(reply: &Value) -> Self {
+        match reply {
+            Value::Int(RECEIVERS) => Self::Received,
+            Value::Int(0..RECEIVERS) => Self::Unknown,
+            reply => match reply.error_word().as_str() {
+                "SHARDDOWN" => Self::Refused,
+                "SHARDLOST" => Self::Unknown,
+                _ => panic!("{reply:?}"),
+            },
+        }
+    }
+}
+
+/// What is wrong with what a subscriber heard of one publisher on one channel, message by message.
+fn judge(told: &BTreeMap<usize, Told>, heard: &[usize]) -> Result<(), String> {
+    if let Some(pair) = heard.windows(2).find(|pair| pair[0] >= pair[1]) {
+        return Err(format!("{} after {}", pair[1], pair[0]));
+    }
+    for (number, told) in told {
+        match (told, heard.binary_search(number).is_ok()) {
+            (Told::Received, false) => return Err(format!("{number} was lost")),
+            (Told::Refused, true) => return Err(format!("{number} was refused and heard")),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn what_was_told_and_what_was_heard_are_compared() {
+    let told = BTreeMap::from([(1, Told::Received), (2, Told::Refused), (3, Told::Unknown), (4, Told::Received)]);
+    assert_eq!(judge(&told, &[1, 4]), Ok(()));
+    assert_eq!(judge(&told, &[1, 3, 4]), Ok(()));
+    assert_eq!(judge(&told, &[3, 4]).unwrap_err(), "1 was lost");
+    assert_eq!(judge(&told, &[1, 2, 4]).unwrap_err(), "2 was refused and heard");
+    assert_eq!(judge(&told, &[1, 4, 4]).unwrap_err(), "4 after 4");
+    assert_eq!(judge(&told, &[1, 4, 3]).unwrap_err(), "3 after 4");
+}
+
+/// How often each of the shards dies.
+const DEATHS: usize = 2;
+/// Rounds of messages, one to each channel, between a shard's return and the next death.
+const ROUNDS_BETWEEN: usize = 20;
+/// The number of the last round: it is published when all shards are back.
+const LAST: usize = usize::MAX;
+
+/// Publishes on all channels, round by round, until one round after `over`.
+fn publish(proxy: &Proxy, publisher: usize, rounds: &AtomicUsize, over: &AtomicBool) -> Vec<BTreeMap<usize, Told>> {
+    let mut client = patient(proxy);
+    let mut told = vec![BTreeMap::new(); CHANNELS];
+    loop {
+        let round = if over.load(Ordering::Relaxed) { LAST } else { rounds.load(Ordering::Relaxed) };
+        for (at, told) in told.iter_mut().enumerate() {
+            let reply = client.call(&["PUBLISH", &channel(at), &format!("{publisher}:{round}")]);
+            told.insert(round, Told::of(&reply));
+        }
+        if round == LAST {
+            return told;
+        }
+        rounds.fetch_add(1, Ordering::Relaxed);
+        interval(Duration::from_millis(5));
+    }
+}
+
+/// All that a subscriber hears, up to every publisher's last round.
+fn hear(client: &mut Client) -> Heard {
+    let mut heard = Heard::default();
+    // By its channel, and by its pattern on two of them.
+    let mut open = 3 * PUBLISHERS;
+    while open > 0 {
+        let message = client.reply();
+        open -= usize::from(message.elements().last().unwrap().text().ends_with(&LAST.to_string()));
+        heard.take(&message);
+    }
+    heard
+}
+
+#[test]
+fn a_shard_that_dies_costs_what_is_published_there_meanwhile_and_nothing_else() {
+    let mut shards = shards(3);
+    let proxy = Proxy::over(&shards).threads(2).expect_log("backend").start();
+    let mut all: Vec<Client> = (0..SUBSCRIBERS).map(|at| subscriber(&proxy, at)).collect();
+    let homes: Vec<usize> = (0..CHANNELS).map(|at| proxy.place(&channel(at))).collect();
+    let (rounds, over) = ([const { AtomicUsize::new(0) }; PUBLISHERS], AtomicBool::new(false));
+    let (told, heard) = std::thread::scope(|scope| {
+        let (proxy, over) = (&proxy, &over);
+        let publishers = rounds.iter().enumerate();
+        let publishers = publishers.map(|(at, rounds)| scope.spawn(move || publish(proxy, at, rounds, over)));
+        let publishers = publishers.collect::<Vec<_>>();
+        let readers = all.chunks_mut(SUBSCRIBERS / 4);
+        let readers = readers.map(|clients| scope.spawn(|| clients.iter_mut().map(hear).collect::<Vec<_>>()));
+        let readers = readers.collect::<Vec<_>>();
+        let mut watcher = patient(proxy);
+        for death in 0..DEATHS * shards.len() {
+            let seen = rounds.each_ref().map(|round| round.load(Ordering::Relaxed));
+            let gone = |(round, seen): (&AtomicUsize, usize)| round.load(Ordering::Relaxed) >= seen + ROUNDS_BETWEEN;
+            until("everybody publishes", || rounds.iter().zip(seen).all(gone));
+            let at = death % shards.len();
+            shards[at].kill();
+            interval(Duration::from_millis(300));
+            shards[at].restart();
+            let here = homes.iter().position(|home| *home == at).expect("a channel on each shard");
+            let body = format!("{PUBLISHERS}:{death}");
+            until("all hear the shard again", || {
+                Told::of(&watcher.call(&["PUBLISH", &channel(here), &body])) == Told::Received
+            });
+        }
+        over.store(true, Ordering::Relaxed);
+        let told = publishers.into_iter().map(|publisher| publisher.join().unwrap()).collect::<Vec<_>>();
+        (told, readers.into_iter().flat_map(|reader| reader.join().unwrap()).collect::<Vec<_>>())
+    });
+    let count = |what| told.iter().flatten().flat_map(BTreeMap::values).filter(|told| **told == what).count();
+    println!(
+        "{} deaths: {} messages received, {} refused, {} neither",
+        DEATHS * shards.len(),
+        count(Told::Received),
+        count(Told::Refused),
+        count(Told::Unknown)
+    );
+    assert!(count(Told::Refused) > 0);
+    for (at, heard) in heard.iter().enumerate() {
+        assert_eq!(heard.0.keys().filter(|(_, publisher)| *publisher < PUBLISHERS).count(), 3 * PUBLISHERS);
+        for ((by, publisher), numbers) in &heard.0 {
+            let channel = by.rsplit(':').next().unwrap().parse::<usize>().unwrap();
+            // The watcher's are not counted.
+            let Some(told) = told.get(*publisher) else { continue };
+            judge(&told[channel], numbers)
+                .unwrap_or_else(|wrong| panic!("subscriber {at}, {by}, publisher {publisher}: {wrong}"));
+        }
+    }
 }

@@ -241,6 +241,13 @@ impl Client {
         seq
     }
 
+    /// Nothing from slot `seq` on goes out.
+    pub(super) fn mute_from(&mut self, seq: u32) {
+        self.mute = true;
+        let index = seq.wrapping_sub(self.head_seq) as usize;
+        self.slots.iter_mut().skip(index).for_each(|slot| slot.mute = true);
+    }
+
     /// The number of the slot that is opened next.
     #[inline]
     pub(super) fn next_seq(&self) -> u32 {

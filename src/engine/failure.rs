@@ -45,6 +45,12 @@ pub(super) fn kind_of_text(text: &[u8]) -> usize {
     KINDS.iter().position(|kind| kind.as_bytes() == &text[..end]).unwrap_or(KINDS.len() - 1)
 }
 
+/// Whether the text of an error says that shards could not answer, be it of a transaction's commands.
+pub(super) fn is_of_shards(text: &[u8]) -> bool {
+    let text = text.strip_prefix(b"EXECABORT Transaction discarded because of: ").unwrap_or(text);
+    [&b"SHARDDOWN "[..], b"SHARDLOST ", b"SHARDTIMEOUT ", b"SHARDPARTIAL "].iter().any(|word| text.starts_with(word))
+}
+
 /// How the errors of a shard that is not there end.
 const DID_NOT_RUN: &str = "; the command was not executed";
 const MAY_HAVE_RUN: &str = "; the command may have been executed";

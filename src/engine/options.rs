@@ -36,6 +36,8 @@ pub struct Options {
     pub transaction_leases_max: usize,
     /// Transactions over several shards are prepared on each; else they are refused.
     pub prepared: bool,
+    /// A client whose request a shard that is not there cannot answer is closed, not told.
+    pub close_on_shard_errors: bool,
     /// Values of keys on several shards are brought together where a command needs them so; else it is
     /// refused.
     pub gather: bool,
@@ -87,6 +89,7 @@ impl Default for Options {
             leases_max: 256,
             transaction_leases_max: 32,
             prepared: true,
+            close_on_shard_errors: false,
             gather: true,
             gather_bytes_max: 8 * 1024 * 1024,
             connect_timeout: 1_000_000,

@@ -218,6 +218,13 @@ impl Engine {
         }
     }
 
+    /// Lets them know whether this one's clients hear the shard.
+    fn post_line(&self, shard: usize) {
+        if let Some(board) = &self.options.board {
+            board.hears(self.options.worker, ShardId(shard as u16), self.hub.lines[shard].is_restored());
+        }
+    }
+
     /// One confirmation, with the client's count as it is now.
     fn confirmation(&self, id: u32, kind: Kind, what: &str, name: Option<&[u8]>, out: &mut Vec<u8>) {
         let client = &self.clients[id as usize];
@@ -299,6 +306,7 @@ impl Engine {
                 self.conns[conn as usize].link = Link::Down;
             }
             self.hub.line_new(conn);
+            self.post_line(index);
         }
     }
 
@@ -345,11 +353,16 @@ impl Engine {
             names.iter().for_each(|name| self.ask_one(shard, kind, name, true));
         }
         self.hub.restored(shard);
+        self.post_line(shard);
         self.confirm_ready();
     }
 
     pub(super) fn hub_lost(&mut self, shard: ShardId) {
-        self.hub.lost(shard.0 as usize);
+        let shard = shard.0 as usize;
+        if shard < self.hub.lines.len() {
+            self.hub.lost(shard);
+            self.post_line(shard);
+        }
         self.confirm_ready();
     }
 
@@ -376,6 +389,9 @@ impl Engine {
         let Some(line) = self.hub.lines.get_mut(shard.0 as usize) else { return false };
         let Some(asked) = line.asked.pop_front() else { return false };
         line.since = self.now;
+        if line.heard() == line.restored {
+            self.post_line(shard.0 as usize);
+        }
         if let Some((kind, name)) = asked
             && reply.first() == Some(&b'-')
         {

@@ -305,6 +305,11 @@ impl Engine {
         self.tally.class(class, at, &self.metrics);
         if answer.bytes().first() == Some(&b'-') {
             self.metrics.errors[failure::kind(answer.bytes())].inc();
+            self.watch_refused(id, seq);
+            let text = answer.bytes().get(1..).unwrap_or_default();
+            if self.options.close_on_shard_errors && failure::is_of_shards(text) {
+                self.close_before(id, seq);
+            }
         }
         let Some(client) = self.clients.get_mut(id as usize) else { return };
         if client.settle(seq, answer, &mut self.pool) == Turn::Later {

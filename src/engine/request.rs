@@ -570,6 +570,12 @@ impl Engine {
         {
             multi.spoiled = true;
         }
+        if self.options.close_on_shard_errors && failure::is_of_shards(text.as_ref()) {
+            let next = self.clients[id as usize].next_seq();
+            self.close_before(id, next);
+            self.close_if_finished(id);
+            return Flow::Taken;
+        }
         self.answer(id, |reply| _ = reply.error(text))
     }
 
@@ -641,6 +647,14 @@ impl Engine {
     fn protocol_error(&mut self, id: u32, error: ProtocolError) {
         self.answer_error(id, format!("ERR Protocol error: {error}"));
         self.hang_up(id);
+    }
+
+    /// The client gets its replies up to this slot's, without it, and is closed then.
+    #[cold]
+    pub(super) fn close_before(&mut self, id: u32, seq: u32) {
+        let client = &mut self.clients[id as usize];
+        client.mute_from(seq);
+        client.end = End::Closing;
     }
 
     /// No more requests; closed as soon as the client has got every reply.

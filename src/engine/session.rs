@@ -111,6 +111,8 @@ struct Watch {
     shard: ShardId,
     /// The lease; [`NONE`] once it broke.
     conn: u32,
+    /// The slot of the WATCH that was the first.
+    first: u32,
 }
 
 impl Engine {
@@ -252,7 +254,7 @@ impl Engine {
             return self.abort(id, b"EXECABORT Transaction discarded because of previous errors.");
         }
         let (shards, announces) = (prepared::with_watch(&multi.parties, watch), multi.announces);
-        if let Some(Watch { shard, conn: NONE }) = watch {
+        if let Some(Watch { shard, conn: NONE, .. }) = watch {
             let text = failure::watch_lost(self.topology.shard(shard));
             return self.abort(id, text.as_bytes());
         }
@@ -397,14 +399,28 @@ impl Engine {
             self.advise(&parted, b"WATCH", Outcome::Refused);
         }
         let client = &mut self.clients[id as usize];
-        if watched.is_none() {
-            client.session_mut().anchor = request.args.at(1).to_vec();
-        }
-        client.session_mut().watch = Some(Watch { shard, conn });
         client.exclusive = true;
         let seq = client.open(State::Wait, Class::Session, self.now);
+        if watched.is_none() {
+            let session = client.session_mut();
+            session.anchor = request.args.at(1).to_vec();
+            session.watch = Some(Watch { shard, conn, first: seq });
+        }
         self.send(conn, id, seq, 0, request);
         Flow::Taken
+    }
+
+    /// An error is the answer in this slot: when that was the client's first WATCH, it watches nothing.
+    pub(super) fn watch_refused(&mut self, id: u32, seq: u32) {
+        let Some(session) = self.clients.get_mut(id as usize).and_then(|client| client.session.as_mut()) else {
+            return;
+        };
+        let Some(watch) = session.watch.filter(|watch| watch.first == seq) else { return };
+        if self.conns.get(watch.conn as usize).is_some_and(|conn| conn.link.is_down()) {
+            session.watch = None;
+        }
+        self.forget_watch(id);
+        self.drop_plain_session(id);
     }
 
     fn unwatch(&mut self, id: u32, request: &Request<'_>) -> Flow {

@@ -170,6 +170,12 @@ impl Rig {
     }
 }
 
+/// A key on the shard.
+pub(super) fn on(rig: &Rig, shard: usize) -> String {
+    let here = |key: &String| rig.engine.topology().shard_of(key.as_bytes()) == ShardId(shard as u16);
+    (0..).map(|n| format!("k{n}")).find(here).expect("every shard has keys")
+}
+
 fn drained(out: &mut Out) -> Vec<u8> {
     let mut all = Vec::new();
     while !out.is_empty() {

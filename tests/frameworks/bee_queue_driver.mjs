@@ -1,5 +1,5 @@
 // Bee-Queue: queues on several shards, delayed jobs.
-import { executed, jobs, load, redis, untilExecuted } from './record.mjs'
+import { amidDeaths, executed, jobs, load, redis, untilExecuted } from './record.mjs'
 
 const Queue = load('bee-queue')
 const queues = ['mail', 'video', 'reports'].map((name) => new Queue(name, { redis, activateDelayedJobs: true }))
@@ -12,6 +12,8 @@ for (const queue of queues) {
     return job.data.number
   })
 }
+await amidDeaths((number) => queues[number % queues.length].createJob({ number }).save())
+succeeded = 0
 for (let number = 0; number < jobs; number++) {
   const job = queues[number % queues.length].createJob({ number })
   if (number % 50 === 0) job.delayUntil(Date.now() + 500)

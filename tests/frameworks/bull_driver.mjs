@@ -1,5 +1,5 @@
 // Bull: queues on several shards, priorities, delays.
-import { executed, jobs, load, redis, same, untilExecuted } from './record.mjs'
+import { amidDeaths, executed, jobs, load, redis, same, untilExecuted } from './record.mjs'
 
 const Queue = load('bull')
 const queues = ['mail', 'video', 'reports'].map((name) => new Queue(name, { redis }))
@@ -10,6 +10,7 @@ for (const queue of queues) {
     return job.data.number
   })
 }
+await amidDeaths((number) => queues[number % queues.length].add({ number }))
 const added = []
 for (let number = 0; number < jobs; number++) {
   const options = number % 7 === 0 ? { priority: 1 + (number % 5) } : number % 11 === 0 ? { delay: 500 } : {}

@@ -1,5 +1,5 @@
 // BullMQ: queues on several shards, priorities, delays, bulk adding, results by events.
-import { executed, jobs, load, redis, same, untilExecuted } from './record.mjs'
+import { amidDeaths, executed, jobs, load, redis, same, untilExecuted } from './record.mjs'
 
 const { Queue, QueueEvents, Worker } = load('bullmq')
 // Blocking commands of a worker may wait for ever.
@@ -17,6 +17,7 @@ const workers = names.map((name) => {
 workers.forEach((worker) => worker.on('error', (error) => console.error(error.message)))
 await Promise.all(events.map((events) => events.waitUntilReady()))
 
+await amidDeaths((number) => queues[number % names.length].add('job', { number }))
 const added = []
 for (let number = 0; number < jobs; number++) {
   const at = number % names.length

@@ -4,7 +4,7 @@ import sys
 
 from celery import Celery, chord
 
-from record import JOBS, URL, executed, same, until_executed, workers
+from record import JOBS, URL, amid_deaths, executed, same, until_executed, workers
 
 app = Celery("celery_driver", broker=URL, backend=URL)
 # Priorities become lists of their own, which the worker waits for together.
@@ -24,6 +24,13 @@ def total(numbers):
 
 if __name__ == "__main__":
     with workers([sys.executable, "-m", "celery", "-A", "celery_driver", "worker", "-c", "2", "-l", "WARNING"]):
+        for sending in amid_deaths():
+            with sending as n:
+                try:
+                    job.apply_async((n,), priority=n % 10)
+                except AttributeError as error:
+                    # What kombu says of a connection that was closed under it; the next attempt makes a new one.
+                    raise ConnectionError from error
         chords = JOBS // 10
         alone = [job.apply_async((n,), priority=n % 10) for n in range(JOBS - chords)]
         numbers = list(range(JOBS - chords, JOBS))

@@ -7,7 +7,7 @@ from dramatiq.brokers.redis import RedisBroker
 from dramatiq.results import Results
 from dramatiq.results.backends import RedisBackend
 
-from record import JOBS, URL, executed, same, until_executed, workers
+from record import JOBS, URL, amid_deaths, executed, same, until_executed, workers
 
 broker = RedisBroker(url=URL)
 broker.add_middleware(Results(backend=RedisBackend(url=URL)))
@@ -30,6 +30,9 @@ if __name__ == "__main__":
     import dramatiq_driver as driver
 
     with workers([sys.executable, "-m", "dramatiq", "dramatiq_driver", "-p", "1", "-t", "4"]):
+        for sending in amid_deaths():
+            with sending as n:
+                driver.job.send(n)
         messages = []
         for n in range(JOBS):
             actor = driver.urgent if n % 3 == 0 else driver.job

@@ -1,5 +1,5 @@
 // node-resque, in the manner of Resque: a scheduler and three workers over two queues, delays, locks.
-import { executed, jobs, load, redis, same, untilExecuted } from './record.mjs'
+import { amidDeaths, executed, jobs, load, redis, same, untilExecuted } from './record.mjs'
 
 const { Plugins, Queue, Scheduler, Worker } = load('node-resque')
 const connection = { pkg: 'ioredis', host: redis.host, port: redis.port, database: 0, options: {} }
@@ -10,10 +10,6 @@ const tasks = {
 const fail = (error) => console.error(error.message ?? error)
 const queue = new Queue({ connection }, tasks)
 await queue.connect()
-const scheduler = new Scheduler({ connection, timeout: 200 })
-await scheduler.connect()
-scheduler.on('error', fail)
-scheduler.start()
 const workers = await Promise.all([0, 1, 2].map(async (number) => {
   const worker = new Worker({ connection, queues: ['urgent', 'default'], timeout: 50, name: `worker:${number}` }, tasks)
   worker.on('error', fail)
@@ -22,6 +18,13 @@ const workers = await Promise.all([0, 1, 2].map(async (number) => {
   worker.start()
   return worker
 }))
+await amidDeaths((number) => queue.enqueue('default', 'job', [number]))
+// A scheduler stops for good at its first error, whatever that is.
+const scheduler = new Scheduler({ connection, timeout: 200 })
+await scheduler.connect()
+scheduler.on('error', fail)
+scheduler.start()
+const before = Number((await queue.stats()).processed ?? 0)
 for (let number = 0; number < jobs; number++) {
   const name = number % 3 ? 'default' : 'urgent'
   if (number % 50 === 0) await queue.enqueueIn(500, name, 'job', [number])
@@ -30,6 +33,6 @@ for (let number = 0; number < jobs; number++) {
 await untilExecuted()
 same([await queue.length('default'), await queue.length('urgent'), await queue.failedCount()], [0, 0, 0])
 const statistics = await queue.stats()
-same(Number(statistics.processed), jobs)
+same(Number(statistics.processed) - before, jobs)
 await Promise.all([...workers, scheduler, queue].map((one) => one.end()))
 process.exit()

@@ -7,7 +7,7 @@ import time
 from rq import Queue, SimpleWorker, Worker
 from rq_scheduler import Scheduler
 
-from record import JOBS, connection, executed, same, until_executed, workers
+from record import JOBS, JOBS_AMID_DEATHS, amid_deaths, connection, executed, same, until_executed, workers
 
 
 def job(number):
@@ -30,11 +30,17 @@ if __name__ == "__main__":
     commands = [[sys.executable, __file__, kind] for kind in ("simple", "fork", "scheduler")]
     scheduler = Scheduler(connection=connection)
     with workers(*commands):
+        for sending in amid_deaths():
+            with sending as n:
+                default.enqueue(rq_driver.job, n)
         jobs = []
         for n in range(JOBS):
             queue = high if n % 3 == 0 else default
             if n % 20 == 19:
                 jobs.append(queue.enqueue(rq_driver.job, n, depends_on=[jobs[-1], jobs[-2]]))
+            elif n % 50 in (10, 12) and JOBS_AMID_DEATHS:
+                # A scheduler that ended leaves a lock behind, which keeps the next one waiting for minutes.
+                jobs.append(queue.enqueue(rq_driver.job, n))
             elif n % 50 == 10:
                 jobs.append(queue.enqueue_in(datetime.timedelta(seconds=1), rq_driver.job, n))
             elif n % 50 == 12:

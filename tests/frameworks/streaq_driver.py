@@ -5,7 +5,7 @@ import sys
 
 from streaq import Worker
 
-from record import JOBS, URL, executed, same, until_executed, workers
+from record import JOBS, URL, amid_deaths, executed, same, until_executed, workers
 
 worker = Worker(redis_url=URL, concurrency=4, priorities=["low", "high"])
 
@@ -20,6 +20,9 @@ async def send():
     import streaq_driver as driver
 
     async with driver.worker:
+        for sending in amid_deaths():
+            with sending as n:
+                await driver.job.enqueue(n)
         tasks = []
         for n in range(JOBS):
             task = driver.job.enqueue(n)

@@ -5,7 +5,7 @@ import sys
 
 from taskiq_redis import ListQueueBroker, RedisAsyncResultBackend, RedisStreamBroker
 
-from record import JOBS, URL, executed, same, until_executed, workers
+from record import JOBS, URL, amid_deaths, executed, same, until_executed, workers
 
 lists = ListQueueBroker(URL).with_result_backend(RedisAsyncResultBackend(URL))
 streams = RedisStreamBroker(URL, queue_name="taskiq_streams", consumer_group_name="taskiq_streams").with_result_backend(RedisAsyncResultBackend(URL))
@@ -28,6 +28,9 @@ async def send():
 
     await lists.startup()
     await streams.startup()
+    for sending in amid_deaths():
+        with sending as n:
+            await (driver.streamed if n % 2 else driver.job).kiq(n)
     tasks = [await (driver.streamed if n % 2 else driver.job).kiq(n) for n in range(JOBS)]
     results = [(await task.wait_result(timeout=100)).return_value for task in tasks]
     same(results, list(range(JOBS)))

@@ -218,7 +218,7 @@ impl Hub {
 
     /// The shard's connection was lost: nobody waits for what it was asked.
     pub(super) fn lost(&mut self, shard: usize) {
-        let Some(line) = self.lines.get_mut(shard) else { return };
+        let line = &mut self.lines[shard];
         line.asked.clear();
         line.restored = UNKNOWN;
         for waiting in &mut self.queue {

@@ -124,7 +124,7 @@ impl Engine {
     /// What is to be added to the number of subscribers that the shard reports.
     pub(super) fn subscribers(&self, shard: ShardId, kind: Kind, channel: &[u8]) -> i64 {
         let own = if self.is_exact(shard) { self.hub.own(kind, channel) } else { 0 };
-        own + self.options.board.as_ref().map_or(0, |board| board.others(self.options.worker, kind, channel))
+        own + self.options.board.as_ref().map_or(0, |board| board.others(self.options.worker, shard, kind, channel))
     }
 
     /// What is to be added to the number of receivers that the shard reports.
@@ -132,8 +132,8 @@ impl Engine {
         let own = if self.is_exact(shard) { self.hub.correction(kind, channel) } else { 0 };
         let Some(board) = &self.options.board else { return own };
         let worker = self.options.worker;
-        let matching = if kind == Kind::Channel { board.others_matching(worker, channel) } else { 0 };
-        own + board.others(worker, kind, channel) + matching
+        let matching = if kind == Kind::Channel { board.others_matching(worker, shard, channel) } else { 0 };
+        own + board.others(worker, shard, kind, channel) + matching
     }
 
     /// The server counts all of this worker's subscriptions, if it has any.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::super::{About, Engine, Fault, Options, Order};
-use super::OutputLimits;
+use super::{Board, OutputLimits};
 use crate::metrics::WorkerMetrics;
 use crate::resp::{Args, Limits, RequestScanner, Scan, request};
 use crate::topology::{Endpoint, Kind, Shard, Spec, Topology};
@@ -23,10 +23,10 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        Self::with(OutputLimits::default())
+        Self::with(Options::default())
     }
 
-    fn with(subscribers: OutputLimits) -> Self {
+    fn with(options: Options) -> Self {
         let shard = |name: &str| Shard {
             name: name.to_owned(),
             endpoint: Endpoint::Tcp { host: "127.0.0.1".to_owned(), port: 1 },
@@ -39,12 +39,7 @@ impl Bench {
             colocate: Vec::new(),
         };
         let topology = Arc::new(Topology::build(&spec, 1).expect("three shards"));
-        let options = Options {
-            subscribers,
-            script_timeout: 5 * SECOND,
-            credentials: vec![Default::default(); 3],
-            ..Options::default()
-        };
+        let options = Options { script_timeout: 5 * SECOND, credentials: vec![Default::default(); 3], ..options };
         let metrics = Arc::new(WorkerMetrics::new(&super::super::labels(&topology)));
         let engine = Engine::new(options, topology, metrics);
         let mut bench = Self { engine, now: 0, conns: Vec::new(), dropped: Vec::new(), closed: Vec::new() };
@@ -469,7 +464,7 @@ fn a_subscription_waits_for_earlier_replies() {
 #[test]
 fn a_subscriber_that_does_not_read_is_closed() {
     let limits = OutputLimits { hard_bytes_max: 2000, soft_bytes_max: 500, soft_time: 60 * SECOND };
-    let mut bench = Bench::with(limits);
+    let mut bench = Bench::with(Options { subscribers: limits, ..Options::default() });
     let (hard, soft, reads) = (bench.client(), bench.client(), bench.client());
     for client in [hard, soft, reads] {
         bench.subscribed(client, "SUBSCRIBE x");
@@ -563,4 +558,43 @@ fn a_message_that_was_refused_is_not_the_measure_of_the_next_one() {
     assert_eq!(bench.said(at), "", "somebody asked for it before");
     bench.agree();
     assert_eq!(bench.said(at), "publish+x+m");
+}
+
+/// What `bench`'s publisher is told when the shard of `x` counts `receivers`.
+fn publishes(bench: &mut Bench, publisher: u32, receivers: u32) -> String {
+    let home = shard(bench, "x");
+    bench.said(home);
+    bench.sends(publisher, "PUBLISH x m");
+    assert_eq!(bench.said(home), "publish+x+m");
+    bench.says(home, &format!(":{receivers}|"));
+    bench.hears(publisher)
+}
+
+#[test]
+fn subscribers_of_a_worker_that_does_not_hear_a_shard_are_no_receivers() {
+    let board = Arc::new(Board::default());
+    let with = |worker| Bench::with(Options { worker, board: Some(board.clone()), ..Options::default() });
+    let (mut here, mut there) = (with(0), with(1));
+    let publisher = here.client();
+    let home = shard(&here, "x");
+    let subscriber = there.client();
+    there.sends(subscriber, "SUBSCRIBE x");
+    for line in ["SUBSCRIBE x", "PSUBSCRIBE ?"] {
+        let subscriber = there.client();
+        there.sends(subscriber, line);
+        let subscriber = there.client();
+        there.sends(subscriber, line);
+    }
+    assert_eq!(publishes(&mut here, publisher, 0), ":0|", "not connected yet");
+    there.agree();
+    assert_eq!(publishes(&mut here, publisher, 2), ":5|");
+    there.lost(3 + home);
+    assert_eq!(publishes(&mut here, publisher, 0), ":0|");
+    // Another shard's loss is none of this one's.
+    there.lost(3 + (home + 1) % 3);
+    there.up(3 + home);
+    assert_eq!(publishes(&mut here, publisher, 0), ":0|", "asked for, not confirmed");
+    there.says(3 + home, &reply("subscribe", "x"));
+    there.says(3 + home, &reply("psubscribe", "?"));
+    assert_eq!(publishes(&mut here, publisher, 2), ":5|");
 }

@@ -268,10 +268,6 @@ fn who_half_closes_behind_a_push_does_not_block_either() {
     rig.tell_all(&["+OK\r\n"; 2]);
     rig.tell_all(&["+PONG\r\n"; 2]);
     assert_eq!(rig.got(client), "+OK\r\n");
-    let on = |rig: &Rig, shard: u16| {
-        let here = |key: &String| rig.engine.topology().shard_of(key.as_bytes()) == ShardId(shard);
-        (0..).map(|n| format!("k{n}")).find(here).expect("every shard has keys")
-    };
     let (a, b) = (on(&rig, 0), on(&rig, 1));
     rig.send(client, &format!("XREAD BLOCK 0 STREAMS {a} {b} 0 0"));
     let (conn, _) = rig.asked[0][0];
@@ -282,4 +278,63 @@ fn who_half_closes_behind_a_push_does_not_block_either() {
     rig.engine.client_eof(client);
     assert!(rig.got(client).starts_with(">2\r\n$10\r\ninvalidate\r\n"));
     assert!(rig.engine.clients.is_empty(), "it is closed");
+}
+
+/// What a client gets of `requests`, in one write each, and whether it is still there: shards a and b
+/// answer in the order given, shard c dies where `None` stands.
+fn check_closed(requests: &[&str], replies: &[Option<(usize, &str)>], expected: &str) {
+    let mut rig = Rig::with(3, Options { close_on_shard_errors: true, ..options(3) });
+    let keys = [on(&rig, 0), on(&rig, 1), on(&rig, 2)];
+    let client = rig.client();
+    for line in requests {
+        let words: Vec<&str> = line
+            .split(' ')
+            .map(|word| ["A", "B", "C"].iter().position(|key| *key == word).map_or(word, |at| &keys[at]))
+            .collect();
+        rig.send(client, &words.join(" "));
+    }
+    for reply in replies {
+        match reply {
+            Some((shard, text)) => rig.tell(*shard, text),
+            None => rig.lose(2),
+        }
+    }
+    assert_eq!(rig.got(client), expected, "{requests:?}");
+    assert_eq!(rig.engine.clients_left(), 0, "{requests:?}");
+    assert!((0..3).all(|shard| rig.engine.shards[shard].leases == rig.engine.shards[shard].idle.len()), "{requests:?}");
+}
+
+#[test]
+fn a_client_of_a_dead_shard_is_closed_where_no_error_is_wanted() {
+    // Lost: what was asked before is answered, what was asked behind is not.
+    let all = ["GET A", "GET C", "GET B"];
+    check_closed(&all, &[Some((0, "$1\r\na\r\n")), None, Some((1, "$1\r\nb\r\n"))], "$1\r\na\r\n");
+    check_closed(&all, &[None, Some((1, "$1\r\nb\r\n")), Some((0, "$1\r\na\r\n"))], "$1\r\na\r\n");
+    check_closed(&all, &[Some((1, "$1\r\nb\r\n")), Some((0, "$1\r\na\r\n")), None], "$1\r\na\r\n");
+    // Down, and what stands behind is not even looked at.
+    let mut rig = Rig::with(3, Options { close_on_shard_errors: true, ..options(3) });
+    rig.lose(2);
+    let client = rig.client();
+    let (a, c) = (on(&rig, 0), on(&rig, 2));
+    let mut frames = Vec::new();
+    for line in [format!("GET {a}"), format!("GET {c}"), format!("SET {a} x")] {
+        request(&mut frames, &line.split(' ').collect::<Vec<_>>());
+    }
+    rig.engine.client_bytes(client, &frames);
+    assert_eq!(rig.asked(0), [format!("GET {a}")]);
+    rig.tell(0, "$1\r\na\r\n");
+    assert_eq!(rig.got(client), "$1\r\na\r\n");
+    assert_eq!(rig.engine.clients_left(), 0);
+    // Several shards' answers, transactions, watched keys, waiting.
+    check_closed(&["MGET A C"], &[None, Some((0, "*1\r\n$1\r\na\r\n"))], "");
+    check_closed(&["MULTI", "SET C x", "EXEC"], &[None], "+OK\r\n+QUEUED\r\n");
+    check_closed(&["WATCH C"], &[None], "");
+    check_closed(&["KEYS *"], &[None, Some((0, "*0\r\n")), Some((1, "*0\r\n"))], "");
+    // An error of a server's is told.
+    let mut rig = Rig::with(1, Options { close_on_shard_errors: true, ..options(1) });
+    let client = rig.client();
+    rig.send(client, "GET k");
+    rig.tell(0, "-WRONGTYPE\r\n");
+    assert_eq!(rig.got(client), "-WRONGTYPE\r\n");
+    assert_eq!(rig.engine.clients_left(), 1);
 }

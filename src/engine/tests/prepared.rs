@@ -4,12 +4,6 @@ use super::*;
 
 const SECOND: u64 = 1_000_000;
 
-/// A key on the shard.
-fn on(rig: &Rig, shard: usize) -> String {
-    let here = |key: &String| rig.engine.topology().shard_of(key.as_bytes()) == ShardId(shard as u16);
-    (0..).map(|n| format!("k{n}")).find(here).expect("every shard has keys")
-}
-
 /// A client between MULTI and EXEC, with a SET on each of the shards; the keys.
 fn queued(rig: &mut Rig, shards: &[usize]) -> (u32, Vec<String>) {
     let client = rig.client();

@@ -130,3 +130,35 @@ fn a_connection_that_breaks_while_tracking_is_turned_on_is_an_error() {
     assert!(rig.got(client).starts_with("-SHARDDOWN shard b "));
     assert_eq!((rig.engine.shards[0].leases, rig.engine.shards[1].leases), (0, 0));
 }
+
+#[test]
+fn a_first_watch_that_was_refused_watches_nothing() {
+    let mut rig = Rig::of(2);
+    let keys = [on(&rig, 0), on(&rig, 1)];
+    let client = rig.client();
+    let watch = |rig: &mut Rig, shard: usize| rig.send(client, &format!("WATCH {}", keys[shard]));
+    // By its server, which is told all the same: the lease is others' soon.
+    watch(&mut rig, 0);
+    rig.tell(0, "-NOPERM\r\n");
+    assert_eq!(rig.got(client), "-NOPERM\r\n");
+    assert_eq!(rig.asked(0), ["UNWATCH"]);
+    rig.tell(0, "+OK\r\n");
+    assert_eq!((rig.engine.shards[0].leases, rig.engine.shards[0].idle.len()), (1, 1));
+    // By a connection that broke.
+    watch(&mut rig, 0);
+    rig.lose(0);
+    assert!(rig.got(client).starts_with("-SHARDLOST the connection to shard a "));
+    assert_eq!(rig.engine.shards[0].leases, 0);
+    // So another shard's keys may be watched, and nothing stands in a transaction's way.
+    watch(&mut rig, 1);
+    rig.tell(1, "+OK\r\n");
+    assert_eq!(rig.got(client), "+OK\r\n");
+    // A second one that is refused takes nothing from the first.
+    watch(&mut rig, 1);
+    rig.tell(1, "-NOPERM\r\n");
+    assert_eq!(rig.got(client), "-NOPERM\r\n");
+    rig.lose(1);
+    rig.send(client, "MULTI");
+    rig.send(client, "EXEC");
+    assert!(rig.got(client).starts_with("+OK\r\n-SHARDLOST the connection to shard b "));
+}
