@@ -1,7 +1,7 @@
 //! A stream socket to a client or a server, over TCP or a unix path.
 
 use std::io::{self, IoSlice};
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -9,8 +9,8 @@ use std::time::Duration;
 use bytes::BufMut;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, Interest, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
-use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::net::{TcpStream, UnixStream, lookup_host};
+use tokio::task::JoinHandle;
 
 use crate::topology::Endpoint;
 
@@ -93,18 +93,15 @@ pub struct Lookup {
 
 impl Lookup {
     async fn addresses(&mut self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-        if let Ok(ip) = host.parse::<IpAddr>() {
-            return Ok(vec![SocketAddr::new(ip, port)]);
-        }
-        let host = host.to_owned();
-        self.found(move || Ok((host.as_str(), port).to_socket_addrs()?.collect())).await
+        let name = (host.to_owned(), port);
+        self.found(async { Ok(lookup_host(name).await?.collect()) }).await
     }
 
     async fn found(
         &mut self,
-        find: impl FnOnce() -> io::Result<Vec<SocketAddr>> + Send + 'static,
+        find: impl Future<Output = io::Result<Vec<SocketAddr>>> + Send + 'static,
     ) -> io::Result<Vec<SocketAddr>> {
-        let found = self.under_way.get_or_insert_with(|| spawn_blocking(find)).await;
+        let found = self.under_way.get_or_insert_with(|| tokio::spawn(find)).await;
         self.under_way = None;
         found?
     }
@@ -122,8 +119,7 @@ pub fn tune(socket: &socket2::Socket) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc::channel;
-
+    use tokio::sync::oneshot::channel;
     use tokio::time::timeout;
 
     use super::*;
@@ -131,15 +127,15 @@ mod tests {
     #[tokio::test]
     async fn attempts_share_a_look_up_that_outlasts_them() {
         let (answer, silence) = channel::<SocketAddr>();
-        let slow = move || silence.recv().map(|address| vec![address]).map_err(io::Error::other);
+        let slow = async { silence.await.map(|address| vec![address]).map_err(io::Error::other) };
         let mut lookup = Lookup::default();
-        let never = || Err(io::Error::other("a second one was begun"));
+        let never = || std::future::ready(Err(io::Error::other("a second one was begun")));
         assert!(timeout(Duration::from_millis(20), lookup.found(slow)).await.is_err());
-        assert!(timeout(Duration::from_millis(20), lookup.found(never)).await.is_err());
+        assert!(timeout(Duration::from_millis(20), lookup.found(never())).await.is_err());
         let address = SocketAddr::from(([127, 0, 0, 1], 7001));
         answer.send(address).unwrap();
-        assert_eq!(lookup.found(never).await.unwrap(), [address]);
+        assert_eq!(lookup.found(never()).await.unwrap(), [address]);
         // The next attempt asks anew.
-        assert!(lookup.found(never).await.is_err());
+        assert!(lookup.found(never()).await.is_err());
     }
 }
