@@ -185,7 +185,7 @@ fn works_or_is_told_what_to_add(file: &str, needs_rules: bool) {
 /// Kinds of errors that workers may meet while a shard is away, beside the answers to what libraries ask
 /// anyway: a subcommand of a newer Redis (ERR), a script or a group that is there or not (NOSCRIPT, other).
 const DEFINED: &[&str] =
-    &["SHARDDOWN", "SHARDLOST", "SHARDTIMEOUT", "SHARDPARTIAL", "EXECABORT", "ERR", "NOSCRIPT", "other"];
+    &["SHARDDOWN", "SHARDLOST", "SHARDTIMEOUT", "SHARDPARTIAL", "LOADING", "EXECABORT", "ERR", "NOSCRIPT", "other"];
 
 /// Each server dies for a second while jobs are sent and run, and comes back with what it acknowledged:
 /// senders meet what is defined and nothing else, every job that was sent is executed (a framework may
