@@ -180,9 +180,9 @@ pub struct Commands {
     /// refused with CROSSSLOT. Default `"prepared"`.
     #[serde(deserialize_with = "value::word")]
     pub cross_shard_transactions: CrossShardTransactions,
-    /// What a client gets when the backends that its request needs cannot answer: an error of
-    /// Ringway's own (SHARDDOWN, SHARDLOST, SHARDTIMEOUT, SHARDPARTIAL), or its connection closed, as by
-    /// a server that dies. Default `"reply"`.
+    /// What a client gets when a backend that its request needs is away: an error of Ringway's own
+    /// (SHARDDOWN, SHARDLOST, SHARDTIMEOUT), or its connection closed, as by a server that dies.
+    /// Default `"reply"`.
     #[serde(deserialize_with = "value::word")]
     pub shard_errors: ShardErrors,
     /// Where unknown commands without keys go: `"home"`, `"refuse"`, or a backend's name for each

@@ -143,6 +143,9 @@ pub struct Engine {
     tally: Tally,
     /// Microseconds of the driver's clock.
     now: u64,
+    /// The time of the tick before this one. Who was late by then has had a chance to be heard since: after a
+    /// stall of ours the answers may be there, and unread.
+    heard_by: u64,
     generation: u32,
     clients: Slab<Client>,
     conns: Slab<Conn>,
@@ -213,6 +216,7 @@ impl Engine {
             metrics,
             tally: Tally::default(),
             now: 0,
+            heard_by: 0,
             generation: 0,
             clients: Slab::new(),
             conns: Slab::new(),

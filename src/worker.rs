@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use arc_swap::{ArcSwap, Cache};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, yield_now};
+use tokio::time::MissedTickBehavior;
 use tracing::{info, warn};
 
 use crate::engine::{About, Engine, Fault, Message, Options, Order};
@@ -140,6 +141,8 @@ pub async fn run(setup: Setup) {
     let flusher = tokio::task::spawn_local(poll_fn(move |cx| flusher.borrow_mut().flush(cx)));
     worker.borrow_mut().after();
     let mut tick = tokio::time::interval(TICK);
+    // After a stall sockets are read before the next one.
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut ticks: u32 = 0;
     let mut letters = Vec::with_capacity(MAIL_MAX);
     loop {

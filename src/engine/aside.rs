@@ -183,7 +183,7 @@ mod tests {
         let second = shared(&rig);
         assert_ne!(second, first);
         rig.engine.set_now(6_000_000);
-        rig.engine.tick();
+        rig.ticks();
         assert_eq!(rig.engine.conns[first as usize].out.len(), 0, "the rest is never sent");
         assert_eq!(rig.engine.next_order(), Some(crate::engine::Order::Reconnect { conn: first }));
         assert!(rig.got(client).starts_with("-SHARDTIMEOUT "));

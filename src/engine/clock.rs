@@ -29,18 +29,19 @@ impl Engine {
             let (earlier, moved) = (late.len(), conn.moved());
             // The greeting stands before requests that are older than it.
             for (place, tag) in conn.fifo.iter_mut().enumerate().filter(|(_, tag)| tag.client != GREETING) {
-                if self.now.saturating_sub(tag.at) < self.options.request_timeout {
+                if self.heard_by.saturating_sub(tag.at) < self.options.request_timeout {
                     break;
                 }
                 let since = moved.filter(|_| place == 0).unwrap_or(0).max(tag.at);
                 // What an attempt takes must not be lost: its reply is waited for.
-                if tag.client <= ENGINE && tag.client != WAITER && self.now.saturating_sub(since) >= patience(tag) {
+                if tag.client <= ENGINE && tag.client != WAITER && self.heard_by.saturating_sub(since) >= patience(tag)
+                {
                     late.push((*tag, conn.shard));
                     tag.client = NOBODY;
                 }
             }
             let heard = conn.heard.max(moved.unwrap_or(0));
-            let silent = |head: &Tag| self.now.saturating_sub(head.at.max(heard)) >= 2 * patience(head);
+            let silent = |head: &Tag| self.heard_by.saturating_sub(head.at.max(heard)) >= 2 * patience(head);
             // Whoever is told goes on over another connection: what is left here would run behind that.
             let overtaken = late.len() > earlier
                 && !conn.out.is_empty()
@@ -79,6 +80,7 @@ impl Engine {
             backend.inflight.set(here.map(|(_, conn)| conn.fifo.len() as i64).sum());
         }
         self.look_at_clients();
+        self.heard_by = self.now;
     }
 
     /// Connections whose greeting nobody answers: the server hangs, or a script keeps it busy, which only
@@ -89,7 +91,7 @@ impl Engine {
             let alive = !self.is_base(id) && base.is_some_and(|base| base.link.is_up());
             let patience = if alive { self.options.request_timeout } else { self.options.connect_timeout };
             let since = conn.fifo.front().map_or(self.now, |tag| tag.at);
-            conn.is_greeting() && self.now.saturating_sub(since) >= patience
+            conn.is_greeting() && self.heard_by.saturating_sub(since) >= patience
         };
         self.conns
             .iter()

@@ -45,15 +45,23 @@ pub(super) fn kind_of_text(text: &[u8]) -> usize {
     KINDS.iter().position(|kind| kind.as_bytes() == &text[..end]).unwrap_or(KINDS.len() - 1)
 }
 
-/// Whether the text of an error says that shards could not answer, be it of a transaction's commands.
-pub(super) fn is_of_shards(text: &[u8]) -> bool {
-    let text = text.strip_prefix(b"EXECABORT Transaction discarded because of: ").unwrap_or(text);
-    [&b"SHARDDOWN "[..], b"SHARDLOST ", b"SHARDTIMEOUT ", b"SHARDPARTIAL "].iter().any(|word| text.starts_with(word))
+/// Whether the text of an error says that a shard is away, be it of a transaction's commands. One of several
+/// shards that ran something, or a limit of ours, is no such error.
+pub(super) fn is_of_absence(text: &[u8]) -> bool {
+    let text = text.strip_prefix(ABORTED.as_bytes()).unwrap_or(text);
+    let says = |words: &str| text.windows(words.len()).any(|part| part == words.as_bytes());
+    text.starts_with(b"SHARDDOWN ") && !says(NO_LEASE)
+        || text.starts_with(b"SHARDLOST ")
+        || text.starts_with(b"SHARDTIMEOUT ")
 }
 
 /// How the errors of a shard that is not there end.
 const DID_NOT_RUN: &str = "; the command was not executed";
 const MAY_HAVE_RUN: &str = "; the command may have been executed";
+/// How the reply of an EXEC begins that ran nothing.
+const ABORTED: &str = "EXECABORT Transaction discarded because of: ";
+/// What is said of a shard that is there, when clients hold all of its connections.
+const NO_LEASE: &str = " has no free connection ";
 
 fn shard_name(shard: &Shard) -> String {
     format!("shard {} ({})", shard.name, shard.endpoint)
@@ -80,16 +88,16 @@ pub(super) fn watch_lost(shard: &Shard) -> String {
 
 pub(super) fn no_lease(shard: &Shard, max: usize) -> String {
     format!(
-        "SHARDDOWN {} has no free connection for one client alone: all {max} (limits.leases_max) are held; the command \
-         was not executed",
+        "SHARDDOWN {}{NO_LEASE}for one client alone: all {max} (limits.leases_max) are held; the command was not \
+         executed",
         shard_name(shard)
     )
 }
 
 pub(super) fn no_party(shard: &Shard, max: usize, waited_ms: u64) -> String {
     format!(
-        "EXECABORT Transaction discarded because of: {} has no free connection for a transaction over shards: all \
-         {max} (limits.transaction_leases_max) were held for {waited_ms} ms; nothing was executed",
+        "{ABORTED}{}{NO_LEASE}for a transaction over shards: all {max} (limits.transaction_leases_max) were held for \
+         {waited_ms} ms; nothing was executed",
         shard_name(shard)
     )
 }
@@ -105,7 +113,7 @@ pub(super) fn not_prepared(refused: &[u8]) -> Vec<u8> {
     let said = String::from_utf8_lossy(refused.get(1..).unwrap_or(&[])).trim_end().to_owned();
     let ours = said.strip_suffix(MAY_HAVE_RUN).or_else(|| said.strip_suffix(DID_NOT_RUN));
     let said = ours.map_or(said.clone(), |said| format!("{said}; nothing was executed"));
-    format!("-EXECABORT Transaction discarded because of: {said}\r\n").into_bytes()
+    format!("-{ABORTED}{said}\r\n").into_bytes()
 }
 
 /// The reply to a command whose keys' values could not be read: it has not begun.

@@ -480,7 +480,7 @@ impl Engine {
     pub(super) fn hub_tick(&mut self) {
         let timeout = self.options.request_timeout;
         // A server that does not answer is not waited for longer than for any reply.
-        while self.hub.queue.front().is_some_and(|waiting| self.now.saturating_sub(waiting.at) >= timeout) {
+        while self.hub.queue.front().is_some_and(|waiting| self.heard_by.saturating_sub(waiting.at) >= timeout) {
             let waiting = self.hub.pop();
             waiting.iter().for_each(|waiting| self.confirmed(waiting));
         }
@@ -515,7 +515,7 @@ impl Engine {
         let timeout = self.options.request_timeout;
         self.hub.lines.iter().filter_map(move |line| {
             let heard = self.conns[line.conn as usize].heard.max(line.since);
-            (!line.asked.is_empty() && self.now.saturating_sub(heard) >= 2 * timeout).then_some(line.conn)
+            (!line.asked.is_empty() && self.heard_by.saturating_sub(heard) >= 2 * timeout).then_some(line.conn)
         })
     }
 }

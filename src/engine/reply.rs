@@ -307,7 +307,7 @@ impl Engine {
             self.metrics.errors[failure::kind(answer.bytes())].inc();
             self.watch_refused(id, seq);
             let text = answer.bytes().get(1..).unwrap_or_default();
-            if self.options.close_on_shard_errors && failure::is_of_shards(text) {
+            if self.options.close_on_shard_errors && failure::is_of_absence(text) {
                 self.close_before(id, seq);
             }
         }

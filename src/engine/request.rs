@@ -570,7 +570,7 @@ impl Engine {
         {
             multi.spoiled = true;
         }
-        if self.options.close_on_shard_errors && failure::is_of_shards(text.as_ref()) {
+        if self.options.close_on_shard_errors && failure::is_of_absence(text.as_ref()) {
             let next = self.clients[id as usize].next_seq();
             self.close_before(id, next);
             self.close_if_finished(id);

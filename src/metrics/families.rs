@@ -204,7 +204,7 @@ const FAMILIES: &[Family] = &[
         name: "replies_error_total",
         labels: &["kind"],
         kind: MetricType::COUNTER,
-        help: "Error replies given to clients, by kind.",
+        help: "Error replies to clients, by kind, whether given or the reason to close one (commands.shard_errors).",
         samples: |cells, out| {
             for (kind, name) in cells.labels.error_kinds.iter().enumerate() {
                 out.counter(&[name], cells.sum(|worker| &worker.errors[kind]));

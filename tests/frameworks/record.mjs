@@ -18,7 +18,10 @@ const { Redis } = load('ioredis')
 export const connection = new Redis(redis)
 
 // Whether an error says that a shard is not there, or is the end of a connection where that is what it means.
-const defined = process.env.SHARD_ERRORS === 'close' ? /Connection is closed|max retries per request/ : /\bSHARD(DOWN|LOST|TIMEOUT|PARTIAL) /
+const defined =
+  process.env.SHARD_ERRORS === 'close'
+    ? /Connection is closed|max retries per request|\bSHARDPARTIAL |\bLOADING /
+    : /\bSHARD(DOWN|LOST|TIMEOUT|PARTIAL) |\bLOADING /
 const isDefined = (error) => defined.test(error?.message)
 
 export async function executed(number) {

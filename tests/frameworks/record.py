@@ -19,7 +19,9 @@ JOBS = int(os.environ["JOBS"])
 JOBS_AMID_DEATHS = int(os.environ["JOBS_AMID_DEATHS"])
 # What a shard's death may be to a client: "reply", an error that says so, or "close", a broken connection.
 SHARD_ERRORS = os.environ["SHARD_ERRORS"]
-DEFINED = ("SHARDDOWN ", "SHARDLOST ", "SHARDTIMEOUT ", "SHARDPARTIAL ")
+DEFINED = ("SHARDDOWN ", "SHARDLOST ", "SHARDTIMEOUT ")
+# What else may be said meanwhile: one shard of several ran something, or one that is back reads its data.
+SAID = ("SHARDPARTIAL ", "LOADING", "loading the dataset")
 # A file that is there when all shards are back for good.
 DEATHS_OVER = os.environ["EXECUTED"] + ".deaths-over"
 # A job that is not executed for so long went down with a shard: its sender sends it again.
@@ -62,9 +64,9 @@ def is_defined(error):
     """Whether the cause of an error, which a framework may have wrapped, is a shard that is not there."""
     if error is None:
         return False
+    words = SAID if SHARD_ERRORS == "close" else SAID + DEFINED
     is_broken = SHARD_ERRORS == "close" and "Connection" in type(error).__name__
-    is_said = SHARD_ERRORS == "reply" and any(word in str(error) for word in DEFINED)
-    return is_broken or is_said or is_defined(error.__cause__ or error.__context__)
+    return is_broken or any(word in str(error) for word in words) or is_defined(error.__cause__ or error.__context__)
 
 
 class Sending:

@@ -9,8 +9,8 @@ def refused_or
   yield
 rescue Redis::BaseError => error
   closes = ENV.fetch('SHARD_ERRORS') == 'close'
-  said = error.message.start_with?('SHARDDOWN ', 'SHARDLOST ', 'SHARDTIMEOUT ', 'SHARDPARTIAL ')
-  raise unless closes ? error.is_a?(Redis::BaseConnectionError) : said
+  said = closes ? /\bSHARDPARTIAL |\bLOADING / : /\bSHARD(DOWN|LOST|TIMEOUT|PARTIAL) |\bLOADING /
+  raise unless error.message.match?(said) || closes && error.is_a?(Redis::BaseConnectionError)
   :refused
 end
 

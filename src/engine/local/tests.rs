@@ -95,6 +95,8 @@ impl Bench {
     pub(in crate::engine) fn pass(&mut self, ms: u64) {
         self.now += ms * 1000;
         self.engine.set_now(self.now);
+        // Who is late is told at the second.
+        self.engine.tick();
         self.engine.tick();
         self.settle();
     }

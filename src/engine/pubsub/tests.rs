@@ -158,6 +158,8 @@ impl Bench {
     fn pass(&mut self, time: u64) {
         self.now += time;
         self.engine.set_now(self.now);
+        // Who is late is told at the second.
+        self.engine.tick();
         self.engine.tick();
         self.obey();
     }

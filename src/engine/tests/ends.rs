@@ -77,7 +77,7 @@ fn a_lease_is_patient_only_while_it_blocks() {
     }
     rig.send(client, "GET k");
     rig.engine.set_now(6 * SECOND);
-    rig.engine.tick();
+    rig.ticks();
     assert!(rig.got(client).starts_with("-SHARDTIMEOUT "));
 }
 
@@ -108,12 +108,12 @@ fn who_uploads_is_not_idle() {
             bytes::BufMut::put_slice(&mut buf, &[b'x'; 1000]);
         }
         rig.engine.client_filled(client, 1000);
-        rig.engine.tick();
+        rig.ticks();
         rig.settle();
         assert_eq!(rig.engine.clients_left(), 1);
     }
     rig.engine.set_now(9 * SECOND);
-    rig.engine.tick();
+    rig.ticks();
     rig.settle();
     assert_eq!(rig.engine.clients_left(), 0);
 }
@@ -129,7 +129,7 @@ fn a_large_request_or_reply_under_way_is_not_late() {
     for second in 1..10 {
         rig.engine.set_now(second * SECOND);
         rig.engine.conn_bytes(conn, &[b'x'; 100_000]);
-        rig.engine.tick();
+        rig.ticks();
         assert_eq!(rig.got(client), "", "second {second}");
         // Who stands behind it waits as long as anybody.
         let late = second == 5;
@@ -145,7 +145,7 @@ fn a_large_request_or_reply_under_way_is_not_late() {
         rig.engine.set_now(second * SECOND);
         rig.engine.conn_out(conn).expect("it is up").advance(1000);
         rig.engine.conn_written(conn);
-        rig.engine.tick();
+        rig.ticks();
         assert!(rig.engine.client_out(client).expect("a client").is_empty(), "second {second}");
     }
     let out = rig.engine.conn_out(conn).expect("it is up");
@@ -156,9 +156,28 @@ fn a_large_request_or_reply_under_way_is_not_late() {
     rig.send(client, "GET k");
     rig.engine.conn_bytes(conn, b"$900000\r\n");
     rig.engine.set_now(21 * SECOND);
-    rig.engine.tick();
+    rig.ticks();
     assert_eq!(rig.got(client), "");
     rig.engine.set_now(22 * SECOND);
+    rig.ticks();
+    assert!(rig.got(client).starts_with("-SHARDTIMEOUT"));
+}
+
+#[test]
+fn what_came_while_we_were_stalled_is_not_late() {
+    let mut rig = Rig::of(1);
+    let client = rig.client();
+    rig.send(client, "GET k");
+    rig.engine.set_now(60 * SECOND);
+    rig.engine.tick();
+    assert_eq!(rig.got(client), "", "the answer may be there, and unread");
+    rig.tell(0, "$1\r\nx\r\n");
+    assert_eq!(rig.got(client), "$1\r\nx\r\n");
+    // It is not.
+    rig.send(client, "GET k");
+    rig.engine.set_now(120 * SECOND);
+    rig.engine.tick();
+    rig.engine.set_now(120 * SECOND + SECOND / 10);
     rig.engine.tick();
     assert!(rig.got(client).starts_with("-SHARDTIMEOUT"));
 }
@@ -173,12 +192,12 @@ fn who_reads_what_it_asked_for_is_not_idle() {
         rig.engine.set_now(second * SECOND - 1);
         rig.engine.client_out(client).expect("a client").advance(1000);
         rig.engine.client_written(client, 1000);
-        rig.engine.tick();
+        rig.ticks();
         rig.settle();
         assert_eq!(rig.engine.clients_left(), 1, "second {second}");
     }
     rig.engine.set_now(9 * SECOND);
-    rig.engine.tick();
+    rig.ticks();
     rig.settle();
     assert_eq!(rig.engine.clients_left(), 0, "it does not read any more");
 }
@@ -192,15 +211,15 @@ fn who_got_a_late_answer_is_not_idle() {
     let conn = rig.linked.last().expect("a lease").0;
     rig.engine.conn_bytes(conn, b"*2\r\n$1\r\nl\r\n$1\r\nx\r\n");
     // The time to look at clients comes before the answer is written.
-    rig.engine.tick();
+    rig.ticks();
     rig.settle();
     assert_eq!(rig.got(client), "*2\r\n$1\r\nl\r\n$1\r\nx\r\n");
     rig.engine.set_now(10 * SECOND - 1);
-    rig.engine.tick();
+    rig.ticks();
     rig.settle();
     assert_eq!(rig.engine.clients_left(), 1, "its time begins with the answer");
     rig.engine.set_now(10 * SECOND);
-    rig.engine.tick();
+    rig.ticks();
     rig.settle();
     assert_eq!(rig.engine.clients_left(), 0);
 }
@@ -213,7 +232,7 @@ fn who_waits_for_the_end_of_a_pause_is_not_idle() {
     rig.send(client, "SET k v");
     for tenth in 1..=55 {
         rig.engine.set_now(tenth * SECOND / 10);
-        rig.engine.tick();
+        rig.ticks();
         rig.settle();
     }
     assert_eq!(rig.asked(0), ["SET k v"]);
@@ -232,7 +251,7 @@ fn old_requests_behind_a_mute_greeting_are_answered() {
     rig.engine.set_now(4 * SECOND);
     rig.engine.conn_connected(conn);
     rig.engine.set_now(6 * SECOND);
-    rig.engine.tick();
+    rig.ticks();
     assert!(rig.got(client).starts_with("-SHARDTIMEOUT "));
 }
 
@@ -328,6 +347,9 @@ fn a_client_of_a_dead_shard_is_closed_where_no_error_is_wanted() {
     // Several shards' answers, transactions, watched keys, waiting.
     check_closed(&["MGET A C"], &[None, Some((0, "*1\r\n$1\r\na\r\n"))], "");
     check_closed(&["MULTI", "SET C x", "EXEC"], &[None], "+OK\r\n+QUEUED\r\n");
+    let both = ["MULTI", "SET A x", "SET C x", "EXEC"];
+    let taken = [Some((0, "+OK\r\n")), Some((0, "+QUEUED\r\n")), None];
+    check_closed(&both, &taken, "+OK\r\n+QUEUED\r\n+QUEUED\r\n");
     check_closed(&["WATCH C"], &[None], "");
     check_closed(&["KEYS *"], &[None, Some((0, "*0\r\n")), Some((1, "*0\r\n"))], "");
     // An error of a server's is told.

@@ -392,7 +392,7 @@ fn a_rename_that_others_outrun_is_given_up() {
 fn a_server_that_does_not_answer_ends_a_rename_in_time() {
     let (mut rig, client, [a, b]) = rename("RENAME", &[(0, &LOOK), (1, &NOTHING)]);
     rig.engine.set_now(6_000_000);
-    rig.engine.tick();
+    rig.ticks();
     let got = rig.got(client);
     assert!(got.starts_with("-SHARDTIMEOUT no reply from shard b"), "{got}");
     assert!(got.ends_with(&format!("; '{a}' was not renamed, but '{b}' may hold its value already\r\n")), "{got}");

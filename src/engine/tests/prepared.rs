@@ -89,7 +89,7 @@ fn a_shard_that_is_lost_or_silent_before_exec_runs_nothing_anywhere() {
         if silent {
             rig.tell(1, "+OK\r\n");
             rig.engine.set_now(6 * SECOND);
-            rig.engine.tick();
+            rig.ticks();
         } else {
             rig.lose(1);
         }
@@ -273,7 +273,7 @@ fn leases_are_taken_all_or_none_and_in_turn() {
     rig.send(fifth, "EXEC");
     rig.engine.set_now(6 * SECOND);
     rig.asked.iter_mut().for_each(VecDeque::clear);
-    rig.engine.tick();
+    rig.ticks();
     assert!(rig.got(fourth).contains("SHARDTIMEOUT"));
     // Its connections were closed, so the fifth gets its own.
     assert_eq!(rig.asked(0).len(), 2);
@@ -282,7 +282,7 @@ fn leases_are_taken_all_or_none_and_in_turn() {
     take(&mut rig, 0, 1);
     take(&mut rig, 1, 1);
     rig.engine.set_now(12 * SECOND);
-    rig.engine.tick();
+    rig.ticks();
     let text = "all 1 (limits.transaction_leases_max) were held for 5000 ms; nothing was executed\r\n";
     let got = rig.got(sixth);
     assert!(got.starts_with("-EXECABORT ") && got.ends_with(text), "{got}");
