@@ -164,7 +164,8 @@ fn answers_are_right_or_defined_errors_while_shards_die() {
             let at = random.below(3);
             if round % 3 == 0 {
                 shards[at].pause();
-                interval(Duration::from_millis(400));
+                // The request's time, until the tick that sees it over and the one that tells.
+                interval(Duration::from_millis(700));
                 shards[at].resume();
             } else {
                 shards[at].restart();
