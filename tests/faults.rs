@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use support::{Answer, Client, Fake, PATIENCE, Proxy, ProxyOptions, Redis, Value, interval, poll, shards, until};
+use support::{Answer, Client, Fake, Over, PATIENCE, Proxy, ProxyOptions, Redis, Value, interval, poll, shards, until};
 
 const REQUEST_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long any request may take at most, by contract.
@@ -124,13 +124,7 @@ fn under_load(proxy: &Proxy, shards: &mut [Redis], trouble: impl FnOnce(&mut Red
             scope.spawn(|| load.run(proxy, &keys, 1, address));
         }
         // Ends the load even when a check below panics.
-        struct Over<'a>(&'a Load);
-        impl Drop for Over<'_> {
-            fn drop(&mut self) {
-                self.0.over.store(true, Ordering::Relaxed);
-            }
-        }
-        let _over = Over(&load);
+        let _over = Over(&load.over);
         load.settle(300);
         trouble(&mut shards[1], &load);
         load.calm.store(true, Ordering::SeqCst);
@@ -261,6 +255,27 @@ fn a_shard_that_is_away_closes_its_clients_where_no_error_is_wanted() {
     shards[1].restart();
     until("the shard is used again", || proxy.metric("ringway_backend_up") == 3.0);
     assert_eq!(other.call(&get(1)), Value::NullBulk);
+}
+
+/// A proxy that stands still calls nobody late who answered meanwhile.
+#[test]
+fn a_proxy_that_was_held_up_gives_the_answers_that_came() {
+    let shards = shards(3);
+    let proxy = over(&shards).start();
+    let keys = keys_by_shard(&proxy, &shards);
+    let mut clients: Vec<Client> = (0..50).map(|_| proxy.client()).collect();
+    for _ in 0..5 {
+        shards[1].pause();
+        clients.iter_mut().for_each(|client| client.send(&["GET", &keys[1][0]]));
+        until("all is sent", || proxy.metric_of("ringway_backend_inflight", "backend=\"b\"") >= 50.0);
+        proxy.signal("STOP");
+        shards[1].resume();
+        interval(REQUEST_TIMEOUT * 3);
+        proxy.signal("CONT");
+        for client in &mut clients {
+            assert_eq!(client.reply(), Value::bulk(&keys[1][0]));
+        }
+    }
 }
 
 #[test]

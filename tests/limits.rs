@@ -12,7 +12,9 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use support::{Client, Guard, PATIENCE, Proxy, Redis, Value, check, raw_reply, request, say, scratch, shards, until};
+use support::{
+    Client, Guard, Over, PATIENCE, Proxy, Redis, Value, check, raw_reply, request, say, scratch, shards, until,
+};
 
 fn proxy() -> Guard {
     static SHARED: OnceLock<(Vec<Redis>, Proxy)> = OnceLock::new();
@@ -568,12 +570,6 @@ fn two_processes_overlap_on_one_port() {
             });
         }
         // Ends the load even when a check below panics.
-        struct Over<'a>(&'a AtomicBool);
-        impl Drop for Over<'_> {
-            fn drop(&mut self) {
-                self.0.store(true, Ordering::SeqCst);
-            }
-        }
         let _over = Over(&over);
         let settle = |n: usize| {
             let goal = answered.load(Ordering::Relaxed) + n;

@@ -30,6 +30,23 @@ const RUN_TIME_MAX: Duration = Duration::from_secs(150);
 /// Rules that are pasted one after the other before a framework must work.
 const ROUNDS_MAX: usize = 5;
 
+/// What a driver is to do.
+struct Work<'a> {
+    /// Jobs that are executed once each, with results.
+    jobs: usize,
+    /// Those before them, while shards die.
+    amid_deaths: usize,
+    /// `commands.shard_errors`
+    shard_errors: &'a str,
+}
+
+impl Work<'_> {
+    /// Nobody dies.
+    const fn quiet(jobs: usize) -> Self {
+        Self { jobs, amid_deaths: 0, shard_errors: "reply" }
+    }
+}
+
 /// What a driver left behind.
 struct Run {
     fine: bool,
@@ -63,12 +80,7 @@ fn interpreter(file: &str) -> PathBuf {
 }
 
 /// Runs a driver to its end, or until `watch`, who is shown the list of executed jobs, has seen enough.
-fn drive(
-    file: &str,
-    proxy: &Proxy,
-    (jobs, amid_deaths, shard_errors): (usize, usize, &str),
-    mut watch: impl FnMut(&Path) -> bool,
-) -> Run {
+fn drive(file: &str, proxy: &Proxy, work: &Work<'_>, mut watch: impl FnMut(&Path) -> bool) -> Run {
     let directory = scratch("frameworks");
     let (output, executed) = (directory.join("output"), directory.join("executed"));
     let program = interpreter(file);
@@ -77,8 +89,11 @@ fn drive(
         command.arg(Path::new("tests/frameworks").join(file));
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         command.env("REDIS_PORT", proxy.address().port().to_string());
-        command.env("JOBS", jobs.to_string()).env("JOBS_AMID_DEATHS", amid_deaths.to_string());
-        command.env("SHARD_ERRORS", shard_errors).env("EXECUTED", &executed).env("MODULES", installed().join("node"));
+        command.env("JOBS", work.jobs.to_string()).env("JOBS_AMID_DEATHS", work.amid_deaths.to_string());
+        command
+            .env("SHARD_ERRORS", work.shard_errors)
+            .env("EXECUTED", &executed)
+            .env("MODULES", installed().join("node"));
         command.env("PYTHONDONTWRITEBYTECODE", "1").env("PYTHONUNBUFFERED", "1").env("PYTHONFAULTHANDLER", "1");
         // Its workers are of its group, and end with it.
         command.process_group(0);
@@ -139,7 +154,7 @@ fn every_job_runs_once(file: &str, preset: Option<&str>) {
     let servers = support::shards(3);
     let proxy = Proxy::over(&servers).extra(&presets(preset)).start();
     let start = Instant::now();
-    let run = drive(file, &proxy, (JOBS, 0, "reply"), |_| false);
+    let run = drive(file, &proxy, &Work::quiet(JOBS), |_| false);
     let seconds = start.elapsed().as_secs_f64();
     check(file, &run, &proxy, JOBS);
     let keys: Vec<i64> = servers.iter().map(|server| server.client().call(&["DBSIZE"]).int()).collect();
@@ -163,7 +178,7 @@ fn works_or_is_told_what_to_add(file: &str, needs_rules: bool) {
         let refused = || proxy.metric_of("ringway_cross_shard_total", "kind=\"refused\"") > 0.0;
         // Once it was refused something it may go on for a moment, to be refused the rest of it.
         let mut since = None;
-        let run = drive(file, &proxy, (FEW_JOBS, 0, "reply"), |_| {
+        let run = drive(file, &proxy, &Work::quiet(FEW_JOBS), |_| {
             since = since.or_else(|| refused().then(Instant::now));
             since.is_some_and(|since: Instant| since.elapsed() > Duration::from_secs(4))
         });
@@ -194,13 +209,12 @@ const DEFINED: &[&str] =
 /// lose those that were under way, and is sent them again), and afterwards all is as before, to the
 /// results of further jobs. Workers that end are started again, as by whoever runs them.
 fn it_outlives_its_shards(file: &str, preset: Option<&str>, shard_errors: &str) {
-    // Written before it is acknowledged; what the kernel has outlives the process, and no disk is waited for.
-    let durable = ["--appendonly", "yes", "--appendfsync", "no"];
-    let mut servers: Vec<Redis> = (0..3).map(|_| Redis::start_with(&durable)).collect();
+    let mut servers: Vec<Redis> = (0..3).map(|_| Redis::durable()).collect();
     let toml = presets(preset) + &format!("[commands]\nshard_errors = \"{shard_errors}\"\n");
     let proxy = Proxy::over(&servers).extra(&toml).expect_log("backend").start();
     let mut deaths = 0;
-    let run = drive(file, &proxy, (FEW_JOBS, JOBS_AMID_DEATHS, shard_errors), |executed| {
+    let work = Work { jobs: FEW_JOBS, amid_deaths: JOBS_AMID_DEATHS, shard_errors };
+    let run = drive(file, &proxy, &work, |executed| {
         let count = fs::read_to_string(executed).unwrap_or_default().lines().count();
         if deaths < servers.len() && count >= (deaths + 1) * JOBS_AMID_DEATHS / 5 {
             servers[deaths].kill();
@@ -293,7 +307,7 @@ framework!(taskiq, "taskiq_driver.py", None, false, "reply");
 fn library(file: &str) {
     let servers = support::shards(3);
     let proxy = Proxy::over(&servers).start();
-    let run = drive(file, &proxy, (0, 0, "reply"), |_| false);
+    let run = drive(file, &proxy, &Work::quiet(0), |_| false);
     assert!(run.fine, "{file} failed:\n{}", run.output);
     let checks = run.output.lines().rev().find_map(|line| line.split_once(": checks ")?.1.parse::<usize>().ok());
     assert!(checks.is_some_and(|checks| checks > 10), "{file}:\n{}", run.output);

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use actor::Actor;
-use support::{Proxy, Random, Redis, Value, interval, poll, shards, until};
+use support::{Over, Proxy, Random, Redis, Value, interval, poll, shards, until};
 use world::World;
 
 const CLIENTS: usize = 16;
@@ -65,9 +65,7 @@ fn clients_that_come_and_go_lose_and_double_nothing() {
 /// acknowledged: whoever asks it meanwhile gets an error that is defined, and in time.
 #[test]
 fn a_shard_that_dies_under_them_costs_nothing_that_was_acknowledged() {
-    // Written before it is acknowledged; what the kernel has outlives the process, and no disk is waited for.
-    let durable = ["--appendonly", "yes", "--appendfsync", "no"];
-    let mut shards: Vec<Redis> = (0..3).map(|_| Redis::start_with(&durable)).collect();
+    let mut shards: Vec<Redis> = (0..3).map(|_| Redis::durable()).collect();
     let options = Proxy::over(&shards).threads(2).timeout("request", "2s");
     let proxy = options.expect_log("backend").expect_log("shard").start();
     let world = World::new(&proxy, true);
@@ -88,12 +86,6 @@ fn a_shard_that_dies_under_them_costs_nothing_that_was_acknowledged() {
             }
         });
         // Also when a client panics.
-        struct Over<'a>(&'a AtomicBool);
-        impl Drop for Over<'_> {
-            fn drop(&mut self) {
-                self.0.store(true, Ordering::Relaxed);
-            }
-        }
         let _ends = Over(over);
         play(&world, TURNS / 2, &mut random);
         // A busy machine may need longer to restart a server than its clients need for their turns.

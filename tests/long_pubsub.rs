@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use support::{Client, PATIENCE, Proxy, Value, interval, shards, until};
+use support::{Client, Over, PATIENCE, Proxy, Value, interval, shards, until};
 
 const SUBSCRIBERS: usize = 1_000;
 const CHANNELS: usize = 10;
@@ -229,15 +229,6 @@ fn publish(proxy: &Proxy, publisher: usize, rounds: &AtomicUsize, over: &AtomicB
         }
         rounds.fetch_add(1, Ordering::Relaxed);
         interval(Duration::from_millis(5));
-    }
-}
-
-/// Says that it is over when it is dropped.
-struct Over<'a>(&'a AtomicBool);
-
-impl Drop for Over<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
     }
 }
 

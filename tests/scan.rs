@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use support::{Client, Guard, Proxy, Random, Redis, Value};
+use support::{Client, Guard, Over, Proxy, Random, Redis, Value};
 
 const KEYS: usize = 20_000;
 
@@ -82,12 +82,6 @@ fn while_others_write(address: SocketAddr, work: impl FnOnce()) -> u64 {
             }
         });
         // Ends the writer even when the scan panics.
-        struct Over<'a>(&'a AtomicBool);
-        impl Drop for Over<'_> {
-            fn drop(&mut self) {
-                self.0.store(true, Ordering::Relaxed);
-            }
-        }
         let _over = Over(&over);
         work();
     });

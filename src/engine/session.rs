@@ -412,12 +412,9 @@ impl Engine {
 
     /// An error is the answer in this slot: when that was the client's first WATCH, it watches nothing.
     pub(super) fn watch_refused(&mut self, id: u32, seq: u32) {
-        let Some(session) = self.clients.get_mut(id as usize).and_then(|client| client.session.as_mut()) else {
+        let session = self.clients.get(id as usize).and_then(|client| client.session.as_ref());
+        if session.and_then(|session| session.watch).is_none_or(|watch| watch.first != seq) {
             return;
-        };
-        let Some(watch) = session.watch.filter(|watch| watch.first == seq) else { return };
-        if self.conns.get(watch.conn as usize).is_some_and(|conn| conn.link.is_down()) {
-            session.watch = None;
         }
         self.forget_watch(id);
         self.drop_plain_session(id);
@@ -462,7 +459,9 @@ impl Engine {
     /// Lets go of watched keys without an answer to anybody.
     pub(super) fn forget_watch(&mut self, id: u32) {
         let Some(session) = self.clients[id as usize].session.as_mut() else { return };
-        let Some(Watch { conn, .. }) = session.watch.filter(|watch| watch.conn != NONE) else {
+        // A connection that has just broken has nobody to be told.
+        let is_there = |watch: &Watch| self.conns.get(watch.conn as usize).is_some_and(|conn| !conn.link.is_down());
+        let Some(Watch { conn, .. }) = session.watch.filter(is_there) else {
             session.watch = None;
             return;
         };

@@ -15,6 +15,7 @@ mod redis;
 mod seed;
 mod value;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 pub use client::{Client, request};
@@ -57,6 +58,15 @@ pub fn poll<T>(patience: Duration, mut condition: impl FnMut() -> Option<T>) -> 
 pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let held = poll(PATIENCE, || condition().then_some(()));
     assert!(held.is_some(), "in vain for {PATIENCE:?}: {what}");
+}
+
+/// Says that it is over when it is dropped, also by a panic, so that nobody goes on for ever.
+pub struct Over<'a>(pub &'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// The pause between two questions of a poll, or between two requests of a paced load.

@@ -41,7 +41,13 @@ impl Redis {
         redis
     }
 
-    /// Starts it again, empty, on the same port.
+    /// One that comes back from a death with all that it acknowledged: it is written before, what the
+    /// kernel has outlives the process, and no disk is waited for.
+    pub fn durable() -> Self {
+        Self::start_with(&["--appendonly", "yes", "--appendfsync", "no"])
+    }
+
+    /// Starts it again on the same port, empty unless it is [`durable`](Self::durable).
     pub fn restart(&mut self) {
         self.kill();
         let started = poll(PATIENCE, || self.spawn().then_some(()));

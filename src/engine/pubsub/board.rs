@@ -1,8 +1,8 @@
 //! Who is subscribed in the whole process: a server counts a worker once, whatever number of clients
 //! it stands for, so PUBLISH and PUBSUB need every worker's numbers.
 //!
-//! The one thing that workers share, beside their metrics: written when somebody subscribes, read when
-//! somebody publishes, and only there when there are several workers. Nobody holds it for longer than a
+//! The one thing that workers share, beside their metrics: written when somebody subscribes or a shard
+//! comes or goes, read when somebody publishes, and only there when there are several workers. Nobody holds it for longer than a
 //! look-up takes.
 
 use std::collections::{BTreeSet, HashMap, HashSet};

@@ -10,7 +10,7 @@ fn running(ms: u64) -> (Rig, u32) {
     let client = rig.client();
     rig.send(client, "EVAL loop 0");
     rig.engine.set_now(ms * 1000);
-    rig.ticks();
+    rig.engine.tick();
     (rig, client)
 }
 
@@ -129,7 +129,7 @@ fn other_shards_go_on() {
     let client = rig.client();
     rig.send(client, "EVAL loop 0");
     rig.engine.set_now(100_000);
-    rig.ticks();
+    rig.engine.tick();
     assert_eq!(rig.asked(0), ["EVAL loop 0", "PING"]);
     let script = rig.asked[0].pop_front().unwrap();
     rig.tell(0, BUSY);
@@ -140,6 +140,6 @@ fn other_shards_go_on() {
     rig.tell(1, "$-1\r\n");
     assert_eq!(rig.got(other), "$-1\r\n");
     rig.engine.set_now(200_000);
-    rig.ticks();
+    rig.engine.tick();
     assert_eq!(rig.asked(0), ["EVAL loop 0", "PING"], "it is asked again");
 }

@@ -108,12 +108,12 @@ fn who_uploads_is_not_idle() {
             bytes::BufMut::put_slice(&mut buf, &[b'x'; 1000]);
         }
         rig.engine.client_filled(client, 1000);
-        rig.ticks();
+        rig.engine.tick();
         rig.settle();
         assert_eq!(rig.engine.clients_left(), 1);
     }
     rig.engine.set_now(9 * SECOND);
-    rig.ticks();
+    rig.engine.tick();
     rig.settle();
     assert_eq!(rig.engine.clients_left(), 0);
 }
@@ -192,12 +192,12 @@ fn who_reads_what_it_asked_for_is_not_idle() {
         rig.engine.set_now(second * SECOND - 1);
         rig.engine.client_out(client).expect("a client").advance(1000);
         rig.engine.client_written(client, 1000);
-        rig.ticks();
+        rig.engine.tick();
         rig.settle();
         assert_eq!(rig.engine.clients_left(), 1, "second {second}");
     }
     rig.engine.set_now(9 * SECOND);
-    rig.ticks();
+    rig.engine.tick();
     rig.settle();
     assert_eq!(rig.engine.clients_left(), 0, "it does not read any more");
 }
@@ -211,15 +211,15 @@ fn who_got_a_late_answer_is_not_idle() {
     let conn = rig.linked.last().expect("a lease").0;
     rig.engine.conn_bytes(conn, b"*2\r\n$1\r\nl\r\n$1\r\nx\r\n");
     // The time to look at clients comes before the answer is written.
-    rig.ticks();
+    rig.engine.tick();
     rig.settle();
     assert_eq!(rig.got(client), "*2\r\n$1\r\nl\r\n$1\r\nx\r\n");
     rig.engine.set_now(10 * SECOND - 1);
-    rig.ticks();
+    rig.engine.tick();
     rig.settle();
     assert_eq!(rig.engine.clients_left(), 1, "its time begins with the answer");
     rig.engine.set_now(10 * SECOND);
-    rig.ticks();
+    rig.engine.tick();
     rig.settle();
     assert_eq!(rig.engine.clients_left(), 0);
 }
@@ -232,7 +232,7 @@ fn who_waits_for_the_end_of_a_pause_is_not_idle() {
     rig.send(client, "SET k v");
     for tenth in 1..=55 {
         rig.engine.set_now(tenth * SECOND / 10);
-        rig.ticks();
+        rig.engine.tick();
         rig.settle();
     }
     assert_eq!(rig.asked(0), ["SET k v"]);

@@ -33,10 +33,10 @@ fn a_worker_that_is_stuck_is_not_waited_for() {
     answer(&mut rig, first, b"+OK\r\n");
     rig.send(client, "PING");
     rig.engine.set_now(4_999_999);
-    rig.ticks();
+    rig.engine.tick();
     assert_eq!(rig.got(client), "");
     rig.engine.set_now(5_000_000);
-    rig.ticks();
+    rig.engine.tick();
     let silent = "-ERR another worker of the proxy did not answer within 5000 ms; among its clients the command may \
                   have been executed\r\n";
     assert_eq!(rig.got(client), format!("{silent}+PONG\r\n"));

@@ -51,7 +51,7 @@ fn change(rig: &mut Rig, shard: usize, key: &str) {
 fn pass(rig: &mut Rig, micros: u64) {
     let now = rig.engine.now + micros;
     rig.engine.set_now(now);
-    rig.ticks();
+    rig.engine.tick();
     rig.settle();
 }
 
