@@ -3,7 +3,7 @@
 
 use super::client::{Answer, Client};
 use super::conn::{Conn, ENGINE, GREETING, MOVER, NOBODY, PEER, Tag, WAITER};
-use super::{Engine, Fault, Order, failure};
+use super::{Engine, Fault, NONE, Order, failure};
 use crate::metrics::BackendError;
 
 /// Places on a connection's FIFO that outlive a burst.
@@ -117,9 +117,15 @@ impl Engine {
         self.metrics.clients_blocked.set(self.blocked_clients());
     }
 
-    /// Clients whose command waits, or is held back by a pause.
+    /// Clients whose command waits, or is held back by a pause. What was not written to the server yet
+    /// does not wait there: whoever sees the number may rely on being behind it.
     pub(super) fn blocked_clients(&self) -> i64 {
-        let waits = |client: &Client| client.session.as_ref().is_some_and(|session| session.is_blocked());
+        let is_written =
+            |conn: u32| self.conns.get(conn as usize).is_some_and(|conn| conn.link.is_up() && conn.out.is_empty());
+        let waits = |client: &Client| {
+            let session = client.session.as_ref();
+            session.is_some_and(|session| session.waiting != NONE || is_written(session.blocked))
+        };
         let is_there = |id: u32, generation| self.clients.get(id as usize).is_some_and(|c| c.generation == generation);
         let held = self.held.iter().filter(|(id, generation)| is_there(*id, *generation));
         (self.clients.iter().filter(|(_, client)| waits(client)).count() + held.count()) as i64

@@ -162,3 +162,15 @@ fn a_first_watch_that_was_refused_watches_nothing() {
     rig.send(client, "EXEC");
     assert!(rig.got(client).starts_with("+OK\r\n-SHARDLOST the connection to shard b "));
 }
+
+#[test]
+fn who_waits_is_counted_when_the_shard_was_asked() {
+    let mut rig = Rig::of(1);
+    let client = rig.client();
+    rig.engine.client_bytes(client, b"*3\r\n$5\r\nBLPOP\r\n$1\r\nl\r\n$1\r\n0\r\n");
+    assert_eq!(rig.engine.blocked_clients(), 0, "its connection is not there yet");
+    assert_eq!(rig.asked(0), ["BLPOP l 0"]);
+    assert_eq!(rig.engine.blocked_clients(), 1);
+    rig.tell(0, "*2\r\n$1\r\nl\r\n$1\r\nx\r\n");
+    assert_eq!(rig.engine.blocked_clients(), 0);
+}
