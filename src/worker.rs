@@ -3,8 +3,10 @@
 //! Every socket has a task that reads; what it reads goes to the engine, which marks whom it has
 //! something for. One more task, the flusher, is woken at the first mark. It stands behind every task
 //! that is ready by then, so it runs when all that arrived together has been used, and writes each
-//! marked server once, then each marked client once. Nothing here is shared with other threads but
-//! the queue of accepted sockets, the workers' messages to each other and the metrics' cells. No borrow of the worker outlives a poll.
+//! marked server once, then each marked client once. When much arrived it is not waited for: what was
+//! copied is written while the core's cache holds it. Nothing here is shared with other threads but the
+//! queue of accepted sockets, the workers' messages to each other and the metrics' cells. No borrow of
+//! the worker outlives a poll.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -36,6 +38,8 @@ const SCRATCH_BYTES: usize = 64 * 1024;
 const READS_MAX: usize = 4;
 /// What one socket brings, or takes, before others have their turn: the read that goes beyond is the last.
 const TURN_BYTES: usize = 256 * 1024;
+/// What all sockets together bring before it is written onwards: a core's own cache holds it twice.
+const FLUSH_BYTES: usize = 96 * 1024;
 /// How often timeouts are looked at.
 const TICK: Duration = Duration::from_millis(100);
 /// Messages of other workers that are taken in before clients have their turn.
@@ -86,6 +90,8 @@ struct Worker {
     stale: bool,
     flusher: Option<Waker>,
     flushing: bool,
+    /// Bytes that were read since.
+    unflushed: usize,
     /// Sockets whose buffers are full; the flusher is woken when they have room.
     full_conns: Vec<u32>,
     full_clients: Vec<u32>,
@@ -128,6 +134,7 @@ pub async fn run(setup: Setup) {
             stale: true,
             flusher: None,
             flushing: false,
+            unflushed: 0,
             full_conns: Vec::new(),
             full_clients: Vec::new(),
             resumed: Vec::new(),
@@ -228,6 +235,7 @@ impl Worker {
                 }
                 Poll::Ready(Ok((count, direct))) => {
                     bytes += count;
+                    self.unflushed += count;
                     if direct {
                         self.engine.client_filled(id, count);
                     } else {
@@ -241,6 +249,7 @@ impl Worker {
                 }
             }
             self.after();
+            self.flush_early();
             if bytes >= TURN_BYTES {
                 break;
             }
@@ -270,6 +279,7 @@ impl Worker {
                 Poll::Ready(Ok((0, _))) => self.conn_lost(id, "closed by the server"),
                 Poll::Ready(Ok((count, direct))) => {
                     bytes += count;
+                    self.unflushed += count;
                     if direct {
                         self.engine.conn_filled(id);
                     } else {
@@ -279,6 +289,7 @@ impl Worker {
                 Poll::Ready(Err(error)) => self.conn_lost(id, &error.to_string()),
             }
             self.after();
+            self.flush_early();
             if bytes >= TURN_BYTES {
                 break;
             }
@@ -294,12 +305,22 @@ impl Worker {
         self.engine.conn_lost(id, Fault::Lost, trouble);
     }
 
+    /// Does not wait for the flusher when much was read: a copy that is written soon is still cached.
+    fn flush_early(&mut self) {
+        if self.unflushed >= FLUSH_BYTES
+            && let Some(flusher) = self.flusher.clone()
+        {
+            _ = self.flush(&mut Context::from_waker(&flusher));
+        }
+    }
+
     /// Writes what everybody has to be written: servers first, so that they work meanwhile.
     fn flush(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if !self.flusher.as_ref().is_some_and(|flusher| flusher.will_wake(cx.waker())) {
             self.flusher = Some(cx.waker().clone());
         }
         self.flushing = false;
+        self.unflushed = 0;
         let (mut conns, mut clients) = (std::mem::take(&mut self.full_conns), std::mem::take(&mut self.full_clients));
         // Each of these gets one more try; who is marked as well stands in the list a second time.
         for id in &conns {
