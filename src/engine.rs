@@ -42,7 +42,6 @@ use std::collections::{HashMap, VecDeque};
 use std::mem;
 use std::sync::Arc;
 
-use bytes::BufMut;
 use slab::Slab;
 
 pub use client::About;
@@ -335,7 +334,7 @@ impl Engine {
     }
 
     /// Where the client's next bytes are to be received when a large request is under way.
-    pub fn client_direct(&mut self, id: u32) -> Option<impl BufMut + '_> {
+    pub fn client_direct(&mut self, id: u32) -> Option<&mut [u8]> {
         self.clients.get_mut(id as usize)?.inbox.direct()
     }
 
@@ -384,7 +383,7 @@ impl Engine {
         self.conns.get_mut(id as usize)?.writable()
     }
 
-    pub fn conn_direct(&mut self, id: u32) -> Option<impl BufMut + '_> {
+    pub fn conn_direct(&mut self, id: u32) -> Option<&mut [u8]> {
         self.conns.get_mut(id as usize)?.inbox.direct()
     }
 

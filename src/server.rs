@@ -4,6 +4,7 @@
 //! Accepting is here and not in the workers so that each new client goes to the worker with the
 //! fewest; a client lives on one worker for life.
 
+use std::io::Write;
 use std::mem;
 use std::net::IpAddr;
 use std::path::Path;
@@ -15,9 +16,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, bail};
 use arc_swap::ArcSwap;
 use socket2::{Domain, Protocol, Socket as RawSocket, Type};
-use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, UnixListener};
-use tokio::runtime::{Builder, LocalOptions};
+use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
@@ -29,9 +29,9 @@ use crate::config::{Config, CrossShard, CrossShardTransactions, Keyless, ReadyQu
 use crate::engine::{self, About, Credentials, Options, User};
 use crate::metrics::{Metrics, Refusal, WorkerMetrics};
 use crate::resp::Limits;
-use crate::socket::tune;
+use crate::socket::{Socket, tune};
 use crate::topology::{Endpoint, ShardId, Topology};
-use crate::worker::{self, Accepted, Arrival, Patience, Setup};
+use crate::worker::{self, Arrival, Bell, Patience, Peer, Setup};
 
 /// Accepted clients that wait for their worker to take them in.
 const ARRIVALS_MAX: usize = 1024;
@@ -41,8 +41,6 @@ const MESSAGES_MAX: usize = 4096;
 const FILES_KEPT: u64 = 32;
 /// The same for each backend and worker: connections of both protocols, subscriptions, spares and some leases.
 const FILES_PER_LINE: u64 = 8;
-/// Ready tasks that run before a worker asks the kernel for news: more make larger batches.
-const EVENT_INTERVAL: u32 = 256;
 
 /// Runs the proxy until it is told to stop.
 ///
@@ -56,7 +54,15 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     };
     let metrics = Arc::new(Metrics::new(engine::labels(&topology), threads).context("the metrics")?);
     let control = Builder::new_current_thread().enable_all().build().context("the control runtime")?;
-    control.block_on(serve(config, threads, topology, metrics))
+    drive(control, serve(config, threads, topology, metrics))
+}
+
+/// Runs `future` on this thread, to its end and no longer: a name that the system still looks up keeps a
+/// thread of its own busy for as long as the name servers are silent, and nobody waits for that.
+fn drive<T>(runtime: Runtime, future: impl Future<Output = T>) -> T {
+    let output = runtime.block_on(future);
+    runtime.shutdown_background();
+    output
 }
 
 async fn serve(config: &Config, threads: usize, topology: Arc<Topology>, metrics: Arc<Metrics>) -> anyhow::Result<()> {
@@ -76,9 +82,17 @@ async fn serve(config: &Config, threads: usize, topology: Arc<Topology>, metrics
     let snapshot = Arc::new(ArcSwap::new(Arc::clone(&topology)));
     let mut workers = Vec::new();
     let mut queues = Vec::new();
-    let (peers, mails): (Vec<_>, Vec<_>) = (0..threads).map(|_| mpsc::channel(MESSAGES_MAX)).unzip();
-    for (index, mail) in mails.into_iter().enumerate() {
+    let (mut peers, mut beds) = (Vec::new(), Vec::new());
+    for _ in 0..threads {
+        let poll = mio::Poll::new().context("a worker's poll")?;
+        let bell = Arc::new(Bell::new(&poll).context("a worker's bell")?);
+        let (sender, mail) = mpsc::channel(MESSAGES_MAX);
+        peers.push(Peer { mail: sender, bell });
+        beds.push((poll, mail));
+    }
+    for (index, (poll, mail)) in beds.into_iter().enumerate() {
         let (queue, arrivals) = mpsc::channel(ARRIVALS_MAX);
+        let bell = Arc::clone(&peers[index].bell);
         let setup = Setup {
             options: Options { worker: index as u16, ..options.clone() },
             topology: Arc::clone(&snapshot),
@@ -89,14 +103,17 @@ async fn serve(config: &Config, threads: usize, topology: Arc<Topology>, metrics
                 pause_max: config.timeouts.reconnect_max,
             },
             drain_timeout: config.timeouts.shutdown,
+            poll,
+            bell: Arc::clone(&bell),
             arrivals,
             mail,
             peers: peers.clone(),
+            control: Handle::current(),
             stop: stopped.clone(),
         };
         let name = format!("worker-{index}");
-        workers.push(thread::Builder::new().name(name).spawn(move || work(setup)).context("a worker thread")?);
-        queues.push(queue);
+        workers.push(thread::Builder::new().name(name).spawn(move || worker::run(setup)).context("a worker thread")?);
+        queues.push(Queue { arrivals: queue, bell });
     }
     let facts = admin::Facts { advice: Some((tallies, Arc::clone(&topology))), ..facts(config, &topology, &metrics) };
     // Ends once the workers have.
@@ -134,6 +151,7 @@ async fn serve(config: &Config, threads: usize, topology: Arc<Topology>, metrics
     drop(acceptor);
     signals.until_told().await;
     stop.send_replace(true);
+    peers.iter().for_each(|peer| peer.bell.ring());
     let joined = tokio::task::spawn_blocking(move || workers.into_iter().all(|worker| worker.join().is_ok()));
     let joined = joined.await?;
     ended.send_replace(true);
@@ -176,25 +194,6 @@ impl Signals {
     }
 }
 
-/// One worker thread.
-fn work(setup: Setup) {
-    drive(worker::run(setup));
-}
-
-/// Runs `future` on this thread, to its end and no longer: a name that the system still looks up keeps a
-/// thread of its own busy for as long as the name servers are silent, and nobody waits for that.
-fn drive(future: impl Future<Output = ()>) {
-    let runtime =
-        Builder::new_current_thread().enable_all().event_interval(EVENT_INTERVAL).build_local(LocalOptions::default());
-    match runtime {
-        Ok(runtime) => {
-            runtime.block_on(future);
-            runtime.shutdown_background();
-        }
-        Err(error) => error!(%error, "a worker's runtime could not be made"),
-    }
-}
-
 /// How many of the clients that are wanted the process has descriptors for. It takes as many as the system
 /// lets it; some are kept for servers, listeners and the admin port.
 fn clients_that_fit(wanted: u32, lines: usize) -> u32 {
@@ -209,10 +208,23 @@ fn clients_that_fit(wanted: u32, lines: usize) -> u32 {
 
 /// Hands each new client to a worker.
 struct Acceptor {
-    queues: Vec<mpsc::Sender<Arrival>>,
+    queues: Vec<Queue>,
     metrics: Arc<Metrics>,
     next_id: AtomicU64,
     clients_max: i64,
+}
+
+/// The way to one worker.
+struct Queue {
+    arrivals: mpsc::Sender<Arrival>,
+    bell: Arc<Bell>,
+}
+
+impl Queue {
+    /// Clients that the worker has not taken in yet.
+    fn waiting(&self) -> i64 {
+        (self.arrivals.max_capacity() - self.arrivals.capacity()) as i64
+    }
 }
 
 enum Listener {
@@ -257,7 +269,7 @@ impl Listener {
         }
     }
 
-    async fn accept(&self) -> std::io::Result<(Accepted, String, String, bool)> {
+    async fn accept(&self) -> std::io::Result<(Socket, String, String, bool)> {
         match self {
             Self::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
@@ -266,12 +278,12 @@ impl Listener {
                     IpAddr::V4(ip) => ip.is_loopback(),
                     IpAddr::V6(ip) => ip.is_loopback(),
                 };
-                Ok((Accepted::Tcp(stream.into_std()?), peer.to_string(), local, trusted))
+                Ok((Socket::tcp(stream)?, peer.to_string(), local, trusted))
             }
             Self::Unix(listener, endpoint) => {
                 let (stream, _) = listener.accept().await?;
                 let path = endpoint.to_string().trim_start_matches("unix:").to_owned();
-                Ok((Accepted::Unix(stream.into_std()?), format!("{path}:0"), format!("{path}:0"), true))
+                Ok((Socket::unix(stream)?, format!("{path}:0"), format!("{path}:0"), true))
             }
         }
     }
@@ -323,33 +335,20 @@ async fn accept(listener: Listener, acceptor: Arc<Acceptor>, mut stop: watch::Re
 impl Acceptor {
     async fn hand_over(&self, arrival: Arrival) {
         // Those on their way count too: several may come before a worker wakes up.
-        let waiting = |queue: &mpsc::Sender<Arrival>| (queue.max_capacity() - queue.capacity()) as i64;
-        if self.metrics.clients() + self.queues.iter().map(waiting).sum::<i64>() >= self.clients_max {
+        if self.metrics.clients() + self.queues.iter().map(Queue::waiting).sum::<i64>() >= self.clients_max {
             self.metrics.control().refuse(Refusal::MaxClients);
-            return turn_away(arrival.socket).await;
+            // Redis' words for one client too many; a socket that is new takes them.
+            let mut socket = arrival.socket;
+            _ = socket.write(b"-ERR max number of clients reached\r\n");
+            return;
         }
         let workers = self.metrics.workers().iter().zip(&self.queues);
-        if let Some((_, queue)) = workers.min_by_key(|(worker, queue)| worker.clients.value() + waiting(queue))
-            && queue.send(arrival).await.is_err()
-        {
-            self.metrics.control().refuse(Refusal::Draining);
-        }
-    }
-}
-
-/// Redis' words for one client too many.
-async fn turn_away(socket: Accepted) {
-    const TEXT: &[u8] = b"-ERR max number of clients reached\r\n";
-    match socket {
-        Accepted::Tcp(stream) => {
-            if let Ok(mut stream) = tokio::net::TcpStream::from_std(stream) {
-                _ = stream.write_all(TEXT).await;
-            }
-        }
-        Accepted::Unix(stream) => {
-            if let Ok(mut stream) = tokio::net::UnixStream::from_std(stream) {
-                _ = stream.write_all(TEXT).await;
-            }
+        let Some((_, queue)) = workers.min_by_key(|(worker, queue)| worker.clients.value() + queue.waiting()) else {
+            return;
+        };
+        match queue.arrivals.send(arrival).await {
+            Ok(()) => queue.bell.ring(),
+            Err(_) => self.metrics.control().refuse(Refusal::Draining),
         }
     }
 }
@@ -511,7 +510,8 @@ mod tests {
     fn a_name_that_is_still_looked_up_does_not_hold_the_end_up() {
         let since = Instant::now();
         let (answer, silence) = std::sync::mpsc::channel::<()>();
-        drive(async {
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        drive(runtime, async {
             // As the look-up does that a connection begins with.
             drop(tokio::task::spawn_blocking(move || silence.recv_timeout(Duration::from_secs(20))));
             tokio::task::yield_now().await;

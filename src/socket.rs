@@ -1,15 +1,13 @@
 //! A stream socket to a client or a server, over TCP or a unix path.
 
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, Read, Write};
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
-use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use bytes::BufMut;
+use mio::event::Source;
+use mio::{Interest, Registry, Token};
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, Interest, ReadBuf};
-use tokio::net::{TcpStream, UnixStream, lookup_host};
+use tokio::net::lookup_host;
 use tokio::task::JoinHandle;
 
 use crate::topology::Endpoint;
@@ -19,8 +17,8 @@ const KEEPALIVE: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
 pub enum Socket {
-    Tcp(TcpStream),
-    Unix(UnixStream),
+    Tcp(mio::net::TcpStream),
+    Unix(mio::net::UnixStream),
 }
 
 impl Socket {
@@ -32,54 +30,79 @@ impl Socket {
         match endpoint {
             Endpoint::Tcp { host, port } => {
                 let addresses = lookup.addresses(host, *port).await?;
-                let stream = TcpStream::connect(addresses.as_slice()).await?;
+                let stream = tokio::net::TcpStream::connect(addresses.as_slice()).await?;
                 tune(&SockRef::from(&stream))?;
-                Ok(Self::Tcp(stream))
+                Self::tcp(stream)
             }
-            Endpoint::Unix(path) => Ok(Self::Unix(UnixStream::connect(path).await?)),
+            Endpoint::Unix(path) => Self::unix(tokio::net::UnixStream::connect(path).await?),
         }
     }
 
-    /// Whether the peer has sent its last byte, which need not have been read.
-    #[must_use]
-    pub fn is_read_closed(&self) -> bool {
-        let mut cx = Context::from_waker(Waker::noop());
-        let ready = match self {
-            Self::Tcp(stream) => pin!(stream.ready(Interest::READABLE)).poll(&mut cx),
-            Self::Unix(stream) => pin!(stream.ready(Interest::READABLE)).poll(&mut cx),
-        };
-        matches!(ready, Poll::Ready(Ok(ready)) if ready.is_read_closed())
+    /// Takes a socket out of its runtime.
+    ///
+    /// # Errors
+    /// The kernel's, of a socket that is gone.
+    pub fn tcp(stream: tokio::net::TcpStream) -> io::Result<Self> {
+        Ok(Self::Tcp(mio::net::TcpStream::from_std(stream.into_std()?)))
     }
 
-    /// Reads into `buf`; a short read does not cost a second system call.
-    pub fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
-        let mut buf = ReadBuf::new(buf);
-        let poll = match self {
-            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, &mut buf),
-            Self::Unix(stream) => Pin::new(stream).poll_read(cx, &mut buf),
-        };
-        poll.map_ok(|()| buf.filled().len())
+    /// Takes a socket out of its runtime.
+    ///
+    /// # Errors
+    /// The kernel's, of a socket that is gone.
+    pub fn unix(stream: tokio::net::UnixStream) -> io::Result<Self> {
+        Ok(Self::Unix(mio::net::UnixStream::from_std(stream.into_std()?)))
     }
+}
 
-    /// Reads into memory that need not be filled before.
-    pub fn poll_read_buf(&mut self, cx: &mut Context<'_>, mut buf: impl BufMut) -> Poll<io::Result<usize>> {
+impl Read for Socket {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         match self {
-            Self::Tcp(stream) => pin!(stream.read_buf(&mut buf)).poll(cx),
-            Self::Unix(stream) => pin!(stream.read_buf(&mut buf)).poll(cx),
+            Self::Tcp(stream) => stream.read(buf),
+            Self::Unix(stream) => stream.read(buf),
+        }
+    }
+}
+
+impl Write for Socket {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.write(buf),
+            Self::Unix(stream) => stream.write(buf),
         }
     }
 
-    pub fn poll_write(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
         match self {
-            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
-            Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Tcp(stream) => stream.write_vectored(bufs),
+            Self::Unix(stream) => stream.write_vectored(bufs),
         }
     }
 
-    pub fn poll_write_vectored(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Source for Socket {
+    fn register(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
         match self {
-            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Tcp(stream) => stream.register(registry, token, interests),
+            Self::Unix(stream) => stream.register(registry, token, interests),
+        }
+    }
+
+    fn reregister(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.reregister(registry, token, interests),
+            Self::Unix(stream) => stream.reregister(registry, token, interests),
+        }
+    }
+
+    fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.deregister(registry),
+            Self::Unix(stream) => stream.deregister(registry),
         }
     }
 }

@@ -1,35 +1,36 @@
 //! A worker: one thread's sockets around one engine.
 //!
-//! Every socket has a task that reads; what it reads goes to the engine, which marks whom it has
-//! something for. One more task, the flusher, is woken at the first mark. It stands behind every task
-//! that is ready by then, so it runs when all that arrived together has been used, and writes each
-//! marked server once, then each marked client once. When much arrived it is not waited for: what was
-//! copied is written while the core's cache holds it. Nothing here is shared with other threads but the
-//! queue of accepted sockets, the workers' messages to each other and the metrics' cells. No borrow of
-//! the worker outlives a poll.
+//! The thread sleeps until the kernel has news of some of its sockets, reads each of those, and gives
+//! what it reads to the engine, which marks whom it has something for. When all that arrived together has
+//! been used it writes each marked server once, then each marked client once, and sleeps again. When much
+//! arrived it writes before that: what was copied is written while the core's cache holds it.
+//!
+//! Nothing here is shared with other threads but three queues with a bell (accepted clients, servers'
+//! sockets that were connected elsewhere, the workers' messages to each other) and the metrics' cells.
 
-use std::cell::RefCell;
-use std::future::poll_fn;
-use std::io::{self, IoSlice};
-use std::pin::pin;
-use std::rc::Rc;
+use std::io::{self, IoSlice, Read, Write};
+use std::mem;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::sync::mpsc::{Receiver, Sender};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, Cache};
+use mio::event::Event;
+use mio::{Events, Interest, Poll, Token};
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
-use tokio::task::{AbortHandle, yield_now};
-use tokio::time::MissedTickBehavior;
 use tracing::{info, warn};
 
-use crate::engine::{About, Engine, Fault, Message, Options, Order};
+use crate::engine::{About, Engine, Fault, Message, Options, Order, Out};
 use crate::metrics::WorkerMetrics;
 use crate::socket::Socket;
-use crate::topology::{Endpoint, ShardId, Topology};
+use crate::topology::Topology;
+use connect::Dialed;
 
+pub use bell::Bell;
 pub use connect::Patience;
 
+mod bell;
 mod connect;
 
 /// What one read may bring.
@@ -40,25 +41,30 @@ const READS_MAX: usize = 4;
 const TURN_BYTES: usize = 256 * 1024;
 /// What all sockets together bring before it is written onwards: a core's own cache holds it twice.
 const FLUSH_BYTES: usize = 96 * 1024;
+/// Sockets that the kernel names at a time.
+const EVENTS_MAX: usize = 1024;
 /// How often timeouts are looked at.
 const TICK: Duration = Duration::from_millis(100);
-/// Messages of other workers that are taken in before clients have their turn.
+/// Messages of other workers, and clients, that are taken in before sockets have their turn.
 const MAIL_MAX: usize = 64;
 /// Ticks between two rounds of giving memory back.
 const TIDY_TICKS: u32 = 30;
 
+/// What the kernel is to tell of a socket.
+const BOTH: Interest = Interest::READABLE.add(Interest::WRITABLE);
+
 /// A client that the acceptor hands over.
 #[derive(Debug)]
 pub struct Arrival {
-    pub socket: Accepted,
+    pub socket: Socket,
     pub about: About,
 }
 
-/// An accepted socket, not yet part of any runtime.
-#[derive(Debug)]
-pub enum Accepted {
-    Tcp(std::net::TcpStream),
-    Unix(std::os::unix::net::UnixStream),
+/// Another worker, as a letter reaches it.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    pub mail: mpsc::Sender<Message>,
+    pub bell: Arc<Bell>,
 }
 
 /// What a worker is made of.
@@ -70,10 +76,15 @@ pub struct Setup {
     pub metrics: Arc<WorkerMetrics>,
     pub patience: Patience,
     pub drain_timeout: Duration,
+    /// What the thread sleeps on, and what wakes it for the queues.
+    pub poll: Poll,
+    pub bell: Arc<Bell>,
     pub arrivals: mpsc::Receiver<Arrival>,
     /// What other workers have for this one, and where each worker's own goes.
     pub mail: mpsc::Receiver<Message>,
-    pub peers: Vec<mpsc::Sender<Message>>,
+    pub peers: Vec<Peer>,
+    /// Connects to servers.
+    pub control: Handle,
     /// Turns true when the process is to stop.
     pub stop: watch::Receiver<bool>,
 }
@@ -81,131 +92,194 @@ pub struct Setup {
 struct Worker {
     engine: Engine,
     topology: Cache<Arc<ArcSwap<Topology>>, Arc<Topology>>,
+    poll: Poll,
+    bell: Arc<Bell>,
+    arrivals: mpsc::Receiver<Arrival>,
+    mail: mpsc::Receiver<Message>,
+    letters: Vec<Message>,
+    peers: Vec<Peer>,
+    dialed: Receiver<Dialed>,
+    /// Goes with each attempt to connect.
+    dialer: Sender<Dialed>,
+    control: Handle,
+    patience: Patience,
     /// By the engine's numbers.
     clients: Vec<Option<ClientIo>>,
     conns: Vec<Option<ConnIo>>,
     scratch: Box<[u8]>,
     start: Instant,
+    now: Instant,
     /// The time has to be asked for anew.
     stale: bool,
-    flusher: Option<Waker>,
-    flushing: bool,
-    /// Bytes that were read since.
+    /// The bell rang, and the queues were not looked at yet.
+    rang: bool,
+    draining: bool,
+    /// Bytes that were read since the last flush.
     unflushed: usize,
-    /// Sockets whose buffers are full; the flusher is woken when they have room.
-    full_conns: Vec<u32>,
-    full_clients: Vec<u32>,
+    /// Sockets that may have more to read, or room for more, though the kernel will not say so again.
+    unread: Vec<Token>,
+    unwritten: Vec<Token>,
+    /// Connections that broke and were not seen to yet.
+    broken: Vec<u32>,
     resumed: Vec<u32>,
-    peers: Vec<mpsc::Sender<Message>>,
-    patience: Patience,
-    /// Sleeps until the engine wants to be called.
-    alarm: Option<AbortHandle>,
-    me: std::rc::Weak<RefCell<Worker>>,
+    dirty_conns: Vec<u32>,
+    dirty_clients: Vec<u32>,
+    /// Attempts to connect, ever.
+    dials: u64,
+    next_tick: Instant,
+    ticks: u32,
+    /// When the engine wants to be called.
+    alarm: Option<Instant>,
 }
 
 struct ClientIo {
     socket: Socket,
-    task: AbortHandle,
-    /// Its task, while the engine does not want more from it.
-    resting: Option<Waker>,
-    /// It took nothing more, or enough for now: it stands in `full_clients`, once.
+    /// The engine does not want more from it.
+    resting: bool,
+    /// It has sent its last byte, which need not have been read.
+    hung_up: bool,
+    /// It takes nothing more until the kernel says so.
     full: bool,
 }
 
 struct ConnIo {
     socket: Option<Socket>,
-    task: AbortHandle,
-    reader: Option<Waker>,
-    /// It took nothing more, or enough for now: it stands in `full_conns`, once.
+    dial: connect::Dial,
+    hung_up: bool,
     full: bool,
 }
 
-/// Serves clients until told to stop, then until they are gone or the time for that is over.
-pub async fn run(setup: Setup) {
-    let Setup { options, topology, metrics, patience, drain_timeout, mut arrivals, mut mail, peers, mut stop } = setup;
-    let worker = Rc::new_cyclic(|me| {
-        RefCell::new(Worker {
-            engine: Engine::new(options, topology.load_full(), metrics),
-            topology: Cache::new(topology),
-            clients: Vec::new(),
-            conns: Vec::new(),
-            scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
-            start: Instant::now(),
-            stale: true,
-            flusher: None,
-            flushing: false,
-            unflushed: 0,
-            full_conns: Vec::new(),
-            full_clients: Vec::new(),
-            resumed: Vec::new(),
-            peers,
-            patience,
-            alarm: None,
-            me: me.clone(),
+/// What a token names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Name {
+    Bell,
+    Client(u32),
+    Conn(u32),
+}
+
+impl Name {
+    fn token(self) -> Token {
+        Token(match self {
+            Self::Bell => 0,
+            Self::Client(id) => id as usize * 2 + 1,
+            Self::Conn(id) => id as usize * 2 + 2,
         })
-    });
-    let flusher = Rc::clone(&worker);
-    let flusher = tokio::task::spawn_local(poll_fn(move |cx| flusher.borrow_mut().flush(cx)));
-    worker.borrow_mut().after();
-    let mut tick = tokio::time::interval(TICK);
-    // After a stall sockets are read before the next one.
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut ticks: u32 = 0;
-    let mut letters = Vec::with_capacity(MAIL_MAX);
-    loop {
-        tokio::select! {
-            arrival = arrivals.recv() => match arrival {
-                Some(arrival) => Worker::welcome(&worker, arrival),
-                None => break,
-            },
-            _ = tick.tick() => {
-                ticks = ticks.wrapping_add(1);
-                worker.borrow_mut().tick(ticks);
-            }
-            _ = mail.recv_many(&mut letters, MAIL_MAX) => worker.borrow_mut().messages(&mut letters),
-            _ = stop.wait_for(|stop| *stop) => break,
+    }
+
+    fn of(Token(token): Token) -> Self {
+        match token.checked_sub(1) {
+            None => Self::Bell,
+            Some(rest) if rest % 2 == 0 => Self::Client((rest / 2) as u32),
+            Some(rest) => Self::Conn((rest / 2) as u32),
         }
     }
-    worker.borrow_mut().drain();
+}
+
+/// Serves clients until told to stop, then until they are gone or the time for that is over.
+pub fn run(setup: Setup) {
+    let (drain_timeout, stop) = (setup.drain_timeout, setup.stop.clone());
+    let mut worker = Worker::new(setup);
+    let mut events = Events::with_capacity(EVENTS_MAX);
+    worker.after();
+    while !*stop.borrow() && stop.has_changed().is_ok() {
+        worker.turn(&mut events);
+    }
+    worker.drain();
     let deadline = Instant::now() + drain_timeout;
-    while worker.borrow().engine.clients_left() > 0 && Instant::now() < deadline {
-        tokio::select! {
-            _ = tick.tick() => {
-                ticks = ticks.wrapping_add(1);
-                worker.borrow_mut().tick(ticks);
-            }
-            _ = mail.recv_many(&mut letters, MAIL_MAX) => worker.borrow_mut().messages(&mut letters),
-        }
+    while worker.engine.clients_left() > 0 && Instant::now() < deadline {
+        worker.turn(&mut events);
     }
-    let left = worker.borrow().engine.clients_left();
+    let left = worker.engine.clients_left();
     if left > 0 {
         warn!(clients = left, "clients are cut off: they did not finish in time");
     }
-    flusher.abort();
 }
 
 impl Worker {
-    /// A new client gets its task.
-    fn welcome(worker: &Rc<RefCell<Self>>, arrival: Arrival) {
-        let socket = match arrival.socket {
-            Accepted::Tcp(stream) => tokio::net::TcpStream::from_std(stream).map(Socket::Tcp),
-            Accepted::Unix(stream) => tokio::net::UnixStream::from_std(stream).map(Socket::Unix),
-        };
-        // It may be gone already; that is nobody's fault.
-        let Ok(socket) = socket else { return };
-        let mut this = worker.borrow_mut();
-        this.look_at_the_clock();
-        let id = this.engine.client_open(arrival.about);
-        let reader = Rc::clone(worker);
-        let task = tokio::task::spawn_local(poll_fn(move |cx| reader.borrow_mut().read_client(id, cx))).abort_handle();
-        put(&mut this.clients, id, ClientIo { socket, task, resting: None, full: false });
-        this.after();
+    fn new(setup: Setup) -> Self {
+        let (dialer, dialed) = std::sync::mpsc::channel();
+        let start = Instant::now();
+        Self {
+            engine: Engine::new(setup.options, setup.topology.load_full(), setup.metrics),
+            topology: Cache::new(setup.topology),
+            poll: setup.poll,
+            bell: setup.bell,
+            arrivals: setup.arrivals,
+            mail: setup.mail,
+            letters: Vec::with_capacity(MAIL_MAX),
+            peers: setup.peers,
+            dialed,
+            dialer,
+            control: setup.control,
+            patience: setup.patience,
+            clients: Vec::new(),
+            conns: Vec::new(),
+            scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
+            start,
+            now: start,
+            stale: true,
+            rang: false,
+            draining: false,
+            unflushed: 0,
+            unread: Vec::new(),
+            unwritten: Vec::new(),
+            broken: Vec::new(),
+            resumed: Vec::new(),
+            dirty_conns: Vec::new(),
+            dirty_clients: Vec::new(),
+            dials: 0,
+            next_tick: start,
+            ticks: 0,
+            alarm: None,
+        }
+    }
+
+    /// Sleeps until there is something to do, and does it.
+    fn turn(&mut self, events: &mut Events) {
+        let busy = !self.unread.is_empty() || !self.unwritten.is_empty() || self.engine.is_dirty();
+        let until = self.alarm.map_or(self.next_tick, |alarm| alarm.min(self.next_tick));
+        let patience = if busy { Duration::ZERO } else { until.saturating_duration_since(Instant::now()) };
+        if let Err(error) = self.poll.poll(events, Some(patience))
+            && error.kind() != io::ErrorKind::Interrupted
+        {
+            panic!("the kernel does not say which sockets are ready: {error}");
+        }
+        self.stale = true;
+        self.look_at_the_clock();
+        // Those that had their turn come after those that wait for theirs.
+        let mut unread = mem::take(&mut self.unread);
+        for event in events.iter() {
+            self.ready(event);
+        }
+        for token in unread.drain(..) {
+            match Name::of(token) {
+                Name::Bell => {}
+                Name::Client(id) => self.read_client(id),
+                Name::Conn(id) => self.read_conn(id),
+            }
+        }
+        if self.unread.is_empty() {
+            self.unread = unread;
+        }
+        // New sockets get numbers of old ones, whose news must be over.
+        if mem::take(&mut self.rang) {
+            self.look_at_the_queues();
+        }
+        if self.now >= self.next_tick {
+            self.tick();
+        }
+        if self.alarm.is_some_and(|alarm| self.now >= alarm) {
+            self.alarm = None;
+            self.engine.alarm();
+            self.after();
+        }
+        self.flush();
     }
 
     fn look_at_the_clock(&mut self) {
-        if self.stale {
-            self.stale = false;
-            self.engine.set_now(self.start.elapsed().as_micros() as u64);
+        if mem::take(&mut self.stale) {
+            self.now = Instant::now();
+            self.engine.set_now(self.now.duration_since(self.start).as_micros() as u64);
             let current = self.topology.load();
             if !Arc::ptr_eq(current, self.engine.topology()) {
                 self.engine.set_topology(Arc::clone(current));
@@ -213,89 +287,159 @@ impl Worker {
         }
     }
 
-    fn read_client(&mut self, id: u32, cx: &mut Context<'_>) -> Poll<()> {
-        self.look_at_the_clock();
-        let mut bytes = 0;
-        for _ in 0..READS_MAX {
-            let Some(io) = self.clients.get_mut(id as usize).and_then(Option::as_mut) else { return Poll::Ready(()) };
-            if !self.engine.client_wants(id) {
-                io.resting = Some(cx.waker().clone());
-                return Poll::Pending;
-            }
-            let read = match self.engine.client_direct(id) {
-                Some(buf) => io.socket.poll_read_buf(cx, buf).map_ok(|count| (count, true)),
-                None => io.socket.poll_read(cx, &mut self.scratch).map_ok(|count| (count, false)),
-            };
-            match read {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Ok((0, _))) => {
-                    self.engine.client_eof(id);
-                    self.after();
-                    return Poll::Pending;
+    /// The kernel has news of a socket.
+    fn ready(&mut self, event: &Event) {
+        let readable = event.is_readable() || event.is_read_closed() || event.is_error();
+        match Name::of(event.token()) {
+            Name::Bell => self.rang = true,
+            Name::Client(id) => {
+                let Some(io) = self.clients.get_mut(id as usize).and_then(Option::as_mut) else { return };
+                io.hung_up |= event.is_read_closed();
+                if event.is_writable() && mem::take(&mut io.full) {
+                    self.unwritten.push(event.token());
                 }
-                Poll::Ready(Ok((count, direct))) => {
-                    bytes += count;
-                    self.unflushed += count;
-                    if direct {
-                        self.engine.client_filled(id, count);
-                    } else {
-                        self.engine.client_bytes(id, &self.scratch[..count]);
-                    }
-                }
-                Poll::Ready(Err(_)) => {
-                    self.close_client(id);
-                    self.after();
-                    return Poll::Ready(());
+                if readable {
+                    self.read_client(id);
                 }
             }
-            self.after();
-            self.flush_early();
-            if bytes >= TURN_BYTES {
-                break;
+            Name::Conn(id) => {
+                let Some(io) = self.conns.get_mut(id as usize).and_then(Option::as_mut) else { return };
+                io.hung_up |= event.is_read_closed();
+                if event.is_writable() && mem::take(&mut io.full) {
+                    self.unwritten.push(event.token());
+                }
+                if readable {
+                    self.read_conn(id);
+                }
             }
         }
-        wake_after_others(cx);
-        Poll::Pending
     }
 
-    /// Ready when the socket is gone.
-    fn read_conn(&mut self, id: u32, cx: &mut Context<'_>) -> Poll<()> {
-        self.look_at_the_clock();
+    fn look_at_the_queues(&mut self) {
+        self.bell.heard();
+        while let Ok(dialed) = self.dialed.try_recv() {
+            self.dialed(dialed);
+        }
+        let mut letters = mem::take(&mut self.letters);
+        while letters.len() < MAIL_MAX
+            && let Ok(letter) = self.mail.try_recv()
+        {
+            letters.push(letter);
+        }
+        let mut more = letters.len() == MAIL_MAX;
+        for letter in letters.drain(..) {
+            self.engine.message(letter);
+        }
+        self.letters = letters;
+        if !self.draining {
+            let mut room = MAIL_MAX;
+            while room > 0
+                && let Ok(arrival) = self.arrivals.try_recv()
+            {
+                self.welcome(arrival);
+                room -= 1;
+            }
+            more |= room == 0;
+        }
+        if more {
+            self.bell.ring();
+        }
+        self.after();
+    }
+
+    fn welcome(&mut self, Arrival { mut socket, about }: Arrival) {
+        let id = self.engine.client_open(about);
+        // It may be gone already; that is nobody's fault.
+        if self.poll.registry().register(&mut socket, Name::Client(id).token(), BOTH).is_err() {
+            return self.engine.client_gone(id);
+        }
+        put(&mut self.clients, id, ClientIo { socket, resting: false, hung_up: false, full: false });
+    }
+
+    fn read_client(&mut self, id: u32) {
         let mut bytes = 0;
         for _ in 0..READS_MAX {
-            let Some(io) = self.conns.get_mut(id as usize).and_then(Option::as_mut) else { return Poll::Ready(()) };
-            let Some(socket) = &mut io.socket else { return Poll::Ready(()) };
-            let read = match self.engine.conn_direct(id) {
-                Some(buf) => socket.poll_read_buf(cx, buf).map_ok(|count| (count, true)),
-                None => socket.poll_read(cx, &mut self.scratch).map_ok(|count| (count, false)),
-            };
-            match read {
-                Poll::Pending => {
-                    if !io.reader.as_ref().is_some_and(|reader| reader.will_wake(cx.waker())) {
-                        io.reader = Some(cx.waker().clone());
-                    }
-                    return Poll::Pending;
-                }
-                Poll::Ready(Ok((0, _))) => self.conn_lost(id, "closed by the server"),
-                Poll::Ready(Ok((count, direct))) => {
-                    bytes += count;
-                    self.unflushed += count;
-                    if direct {
-                        self.engine.conn_filled(id);
-                    } else {
-                        self.engine.conn_bytes(id, &self.scratch[..count]);
-                    }
-                }
-                Poll::Ready(Err(error)) => self.conn_lost(id, &error.to_string()),
+            let Some(io) = self.clients.get_mut(id as usize).and_then(Option::as_mut) else { return };
+            if !self.engine.client_wants(id) {
+                io.resting = true;
+                return;
             }
-            self.after();
-            self.flush_early();
+            let direct = self.engine.client_direct(id);
+            let (direct, buf) = direct.map_or((false, &mut self.scratch[..]), |buf| (true, buf));
+            let room = buf.len();
+            let count = match io.socket.read(buf) {
+                Ok(0) => {
+                    self.engine.client_eof(id);
+                    return self.after();
+                }
+                Ok(count) => count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(_) => {
+                    self.close_client(id);
+                    return self.after();
+                }
+            };
+            // The kernel tells of what comes later, but for the end that it told of already.
+            let empty = count < room && !io.hung_up;
+            if direct {
+                self.engine.client_filled(id, count);
+            } else {
+                self.engine.client_bytes(id, &self.scratch[..count]);
+            }
+            bytes += count;
+            self.after_reading(count);
+            if empty {
+                return;
+            }
             if bytes >= TURN_BYTES {
                 break;
             }
         }
-        wake_after_others(cx);
-        Poll::Pending
+        self.unread.push(Name::Client(id).token());
+    }
+
+    fn read_conn(&mut self, id: u32) {
+        let mut bytes = 0;
+        for _ in 0..READS_MAX {
+            let Some(io) = self.conns.get_mut(id as usize).and_then(Option::as_mut) else { return };
+            let Some(socket) = &mut io.socket else { return };
+            let direct = self.engine.conn_direct(id);
+            let (direct, buf) = direct.map_or((false, &mut self.scratch[..]), |buf| (true, buf));
+            let room = buf.len();
+            let count = match socket.read(buf) {
+                Ok(0) => {
+                    self.conn_lost(id, "closed by the server");
+                    return self.after();
+                }
+                Ok(count) => count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => {
+                    self.conn_lost(id, &error.to_string());
+                    return self.after();
+                }
+            };
+            let empty = count < room && !io.hung_up;
+            let quiet = io.dial.is_quiet();
+            if direct {
+                self.engine.conn_filled(id, count);
+            } else {
+                self.engine.conn_bytes(id, &self.scratch[..count]);
+            }
+            bytes += count;
+            self.after_reading(count);
+            if quiet {
+                self.tell_of_return(id);
+            }
+            if empty {
+                return;
+            }
+            if bytes >= TURN_BYTES {
+                break;
+            }
+        }
+        self.unread.push(Name::Conn(id).token());
     }
 
     fn conn_lost(&mut self, id: u32, trouble: &str) {
@@ -303,52 +447,43 @@ impl Worker {
             io.socket = None;
         }
         self.engine.conn_lost(id, Fault::Lost, trouble);
+        self.broken.push(id);
     }
 
-    /// Does not wait for the flusher when much was read: a copy that is written soon is still cached.
-    fn flush_early(&mut self) {
-        if self.unflushed >= FLUSH_BYTES
-            && let Some(flusher) = self.flusher.clone()
-        {
-            _ = self.flush(&mut Context::from_waker(&flusher));
+    /// Obeys the engine; when much was read it is written onwards at once.
+    fn after_reading(&mut self, count: usize) {
+        self.after();
+        self.unflushed += count;
+        if self.unflushed >= FLUSH_BYTES {
+            self.flush();
         }
     }
 
     /// Writes what everybody has to be written: servers first, so that they work meanwhile.
-    fn flush(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if !self.flusher.as_ref().is_some_and(|flusher| flusher.will_wake(cx.waker())) {
-            self.flusher = Some(cx.waker().clone());
-        }
-        self.flushing = false;
+    fn flush(&mut self) {
         self.unflushed = 0;
-        let (mut conns, mut clients) = (std::mem::take(&mut self.full_conns), std::mem::take(&mut self.full_clients));
-        // Each of these gets one more try; who is marked as well stands in the list a second time.
-        for id in &conns {
-            if let Some(Some(io)) = self.conns.get_mut(*id as usize) {
-                io.full = false;
-            }
-        }
-        for id in &clients {
-            if let Some(Some(io)) = self.clients.get_mut(*id as usize) {
-                io.full = false;
-            }
-        }
+        let (mut conns, mut clients) = (mem::take(&mut self.dirty_conns), mem::take(&mut self.dirty_clients));
         self.engine.take_dirty(&mut conns, &mut clients);
+        for token in mem::take(&mut self.unwritten) {
+            match Name::of(token) {
+                Name::Bell => {}
+                Name::Client(id) => self.write_client(id),
+                Name::Conn(id) => self.write_conn(id),
+            }
+        }
         for id in conns.drain(..) {
-            self.write_conn(id, cx);
+            self.write_conn(id);
         }
         for id in clients.drain(..) {
-            self.write_client(id, cx);
+            self.write_client(id);
         }
-        // The vectors keep their room; whoever could not be written stands in them again.
-        swap_back(&mut self.full_conns, conns);
-        swap_back(&mut self.full_clients, clients);
+        (self.dirty_conns, self.dirty_clients) = (conns, clients);
         self.after();
         self.stale = true;
-        Poll::Pending
+        self.look_at_the_clock();
     }
 
-    fn write_conn(&mut self, id: u32, cx: &mut Context<'_>) {
+    fn write_conn(&mut self, id: u32) {
         let mut left = TURN_BYTES;
         loop {
             let Some(io) = self.conns.get_mut(id as usize).and_then(Option::as_mut) else { return };
@@ -356,26 +491,24 @@ impl Worker {
             if out.is_empty() || io.full {
                 return;
             }
-            match write(socket, out, left, cx) {
-                Poll::Ready(Ok(count)) => {
+            if left == 0 {
+                return self.unwritten.push(Name::Conn(id).token());
+            }
+            match write(socket, out, left) {
+                Ok(Written { count, full }) => {
+                    io.full = full;
                     left -= count;
                     out.advance(count);
-                    self.engine.conn_written(id);
+                    if count > 0 {
+                        self.engine.conn_written(id);
+                    }
                 }
-                Poll::Ready(Err(error)) => {
-                    self.conn_lost(id, &error.to_string());
-                    self.wake_reader(id);
-                    return;
-                }
-                Poll::Pending => {
-                    io.full = true;
-                    return self.full_conns.push(id);
-                }
+                Err(error) => return self.conn_lost(id, &error.to_string()),
             }
         }
     }
 
-    fn write_client(&mut self, id: u32, cx: &mut Context<'_>) {
+    fn write_client(&mut self, id: u32) {
         let mut left = TURN_BYTES;
         loop {
             let Some(io) = self.clients.get_mut(id as usize).and_then(Option::as_mut) else { return };
@@ -383,48 +516,40 @@ impl Worker {
             if out.is_empty() || io.full {
                 return;
             }
-            match write(&mut io.socket, out, left, cx) {
-                Poll::Ready(Ok(count)) => {
+            if left == 0 {
+                return self.unwritten.push(Name::Client(id).token());
+            }
+            match write(&mut io.socket, out, left) {
+                Ok(Written { count, full }) => {
+                    io.full = full;
                     left -= count;
                     out.advance(count);
-                    self.engine.client_written(id, count);
+                    if count > 0 {
+                        self.engine.client_written(id, count);
+                    }
                 }
-                Poll::Ready(Err(_)) => return self.close_client(id),
-                Poll::Pending => {
-                    io.full = true;
-                    return self.full_clients.push(id);
-                }
+                Err(_) => return self.close_client(id),
             }
         }
     }
 
-    /// Obeys the engine, and has the flusher woken when there is something to write.
+    /// Obeys the engine.
     #[inline]
     fn after(&mut self) {
-        while self.engine.has_news() {
+        while self.engine.has_news() || !self.broken.is_empty() {
             self.obey();
-        }
-        if !self.flushing {
-            if self.engine.is_dirty() {
-                self.flushing = true;
-                if let Some(flusher) = &self.flusher {
-                    flusher.wake_by_ref();
-                }
-            } else {
-                self.stale = true;
-            }
         }
     }
 
     #[cold]
     fn obey(&mut self) {
-        let mut resumed = std::mem::take(&mut self.resumed);
+        let mut resumed = mem::take(&mut self.resumed);
         self.engine.resume_clients(&mut resumed);
         for id in resumed.drain(..) {
             if let Some(io) = self.clients.get_mut(id as usize).and_then(Option::as_mut)
-                && let Some(resting) = io.resting.take()
+                && mem::take(&mut io.resting)
             {
-                resting.wake();
+                self.unread.push(Name::Client(id).token());
             }
         }
         self.resumed = resumed;
@@ -433,88 +558,52 @@ impl Worker {
                 Order::Connect { conn, shard } => self.connect(conn, shard),
                 Order::Close { conn } => {
                     if let Some(io) = self.conns.get_mut(conn as usize).and_then(Option::take) {
-                        io.task.abort();
+                        io.dial.give_up();
                     }
                 }
                 Order::Reconnect { conn } => {
                     if let Some(io) = self.conns.get_mut(conn as usize).and_then(Option::as_mut) {
                         io.socket = None;
+                        self.broken.push(conn);
                     }
-                    self.wake_reader(conn);
                 }
                 Order::CloseClient { client } | Order::DropClient { client } => self.close_client(client),
                 Order::Send { to, message } => self.send(to, message),
-                Order::Alarm { at } => self.set_alarm(at),
+                Order::Alarm { at } => self.alarm = Some(self.start + Duration::from_micros(at)),
             }
         }
-    }
-
-    fn connect(&mut self, conn: u32, shard: ShardId) {
-        let Some(me) = self.me.upgrade() else { return };
-        let endpoint: Endpoint = self.engine.topology().shard(shard).endpoint.clone();
-        let name = self.engine.topology().shard(shard).name.clone();
-        let task = tokio::task::spawn_local(connect::keep(me, conn, name, endpoint, self.patience));
-        put(&mut self.conns, conn, ConnIo { socket: None, task: task.abort_handle(), reader: None, full: false });
-    }
-
-    /// What other workers have for this one's clients.
-    fn messages(&mut self, letters: &mut Vec<Message>) {
-        self.look_at_the_clock();
-        for message in letters.drain(..) {
-            self.engine.message(message);
+        while let Some(conn) = self.broken.pop() {
+            self.connect_again(conn);
         }
-        self.after();
     }
 
     /// A worker that takes no more is not waited for.
     fn send(&mut self, to: u16, message: Message) {
-        let refused = match self.peers.get(to as usize).map(|peer| peer.try_send(message)) {
-            Some(Err(mpsc::error::TrySendError::Full(message) | mpsc::error::TrySendError::Closed(message))) => message,
-            Some(Ok(())) | None => return,
-        };
-        self.engine.undelivered(to, &refused);
-    }
-
-    fn set_alarm(&mut self, at: u64) {
-        let (me, at) = (self.me.clone(), self.start + Duration::from_micros(at));
-        let task = tokio::task::spawn_local(async move {
-            tokio::time::sleep_until(at.into()).await;
-            let Some(worker) = me.upgrade() else { return };
-            let mut this = worker.borrow_mut();
-            this.stale = true;
-            this.look_at_the_clock();
-            this.engine.alarm();
-            this.after();
-        });
-        if let Some(earlier) = self.alarm.replace(task.abort_handle()) {
-            earlier.abort();
-        }
-    }
-
-    fn wake_reader(&mut self, id: u32) {
-        if let Some(io) = self.conns.get_mut(id as usize).and_then(Option::as_mut)
-            && let Some(reader) = io.reader.take()
-        {
-            reader.wake();
+        let Some(peer) = self.peers.get(to as usize) else { return };
+        match peer.mail.try_send(message) {
+            Ok(()) => peer.bell.ring(),
+            Err(mpsc::error::TrySendError::Full(message) | mpsc::error::TrySendError::Closed(message)) => {
+                self.engine.undelivered(to, &message);
+            }
         }
     }
 
     fn close_client(&mut self, id: u32) {
-        if let Some(io) = self.clients.get_mut(id as usize).and_then(Option::take) {
-            io.task.abort();
+        if self.clients.get_mut(id as usize).and_then(Option::take).is_some() {
             self.engine.client_gone(id);
         }
     }
 
-    fn tick(&mut self, ticks: u32) {
-        self.stale = true;
-        self.look_at_the_clock();
+    fn tick(&mut self) {
+        // After a stall sockets are read before the next one.
+        self.next_tick = self.now + TICK;
+        self.ticks = self.ticks.wrapping_add(1);
         self.engine.tick();
         self.hear_hang_ups();
         for news in self.engine.take_news() {
             info!(%news, "the shards differ");
         }
-        if ticks.is_multiple_of(TIDY_TICKS) {
+        if self.ticks.is_multiple_of(TIDY_TICKS) {
             self.engine.tidy();
         }
         self.after();
@@ -523,7 +612,7 @@ impl Worker {
     /// Who waits is not read beyond a little: that it hung up behind more is seen here.
     fn hear_hang_ups(&mut self) {
         for (id, io) in self.clients.iter().enumerate() {
-            if io.as_ref().is_some_and(|io| io.resting.is_some() && io.socket.is_read_closed()) {
+            if io.as_ref().is_some_and(|io| io.resting && io.hung_up) {
                 self.engine.client_hung_up(id as u32);
             }
         }
@@ -532,6 +621,7 @@ impl Worker {
     /// Nobody is listened to any more; what was asked is still answered.
     fn drain(&mut self) {
         info!(clients = self.engine.clients_left(), "stopping: clients get what they asked for");
+        self.draining = true;
         self.engine.drain();
         self.after();
     }
@@ -546,30 +636,43 @@ fn put<T>(items: &mut Vec<Option<T>>, id: u32, item: T) {
     items[at] = Some(item);
 }
 
-/// Keeps the larger of two vectors' room and the contents of `kept`.
-fn swap_back(kept: &mut Vec<u32>, mut spare: Vec<u32>) {
-    if kept.is_empty() {
-        std::mem::swap(kept, &mut spare);
+/// What became of a write.
+struct Written {
+    count: usize,
+    /// The socket takes nothing more until the kernel says so.
+    full: bool,
+}
+
+/// Writes `most` bytes at most.
+fn write(socket: &mut Socket, out: &Out, most: usize) -> io::Result<Written> {
+    let (wanted, written) = match out.single() {
+        Some(bytes) => {
+            let bytes = &bytes[..bytes.len().min(most)];
+            (bytes.len(), socket.write(bytes))
+        }
+        None => {
+            let mut slices = [IoSlice::new(&[]); 16];
+            let count = out.slices(&mut slices, most);
+            (slices[..count].iter().map(|slice| slice.len()).sum(), socket.write_vectored(&slices[..count]))
+        }
+    };
+    match written {
+        Ok(count) => Ok(Written { count, full: count < wanted }),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Written { count: 0, full: true }),
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(Written { count: 0, full: false }),
+        Err(error) => Err(error),
     }
 }
 
-/// Writes `most` bytes at most. Pending when the socket takes nothing more for now, or others have their turn
-/// first.
-fn write(socket: &mut Socket, out: &crate::engine::Out, most: usize, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-    if most == 0 {
-        wake_after_others(cx);
-        return Poll::Pending;
-    }
-    if let Some(bytes) = out.single() {
-        return socket.poll_write(cx, &bytes[..bytes.len().min(most)]);
-    }
-    let mut slices = [IoSlice::new(&[]); 16];
-    let count = out.slices(&mut slices, most);
-    socket.poll_write_vectored(cx, &slices[..count])
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Has the task woken when every socket that is ready has been asked for, which a plain waking would not
-/// wait for.
-fn wake_after_others(cx: &mut Context<'_>) {
-    _ = pin!(yield_now()).poll(cx);
+    #[test]
+    fn a_token_names_one_thing() {
+        for name in [Name::Bell, Name::Client(0), Name::Conn(0), Name::Client(7), Name::Conn(u32::MAX)] {
+            assert_eq!(Name::of(name.token()), name);
+        }
+        assert_eq!(Name::of(Name::Bell.token()), Name::of(Token(0)));
+    }
 }

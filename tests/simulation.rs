@@ -21,7 +21,6 @@ mod server;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bytes::BufMut;
 use client::{Client, Life};
 use ledger::Ledger;
 use random::Random;
@@ -286,10 +285,10 @@ impl World {
             return;
         }
         let count = self.random.chunk(io.client.outgoing.len().min(SCRATCH_BYTES));
-        let filled = self.engine.client_direct(id).map(|mut buf| {
-            let count = count.min(buf.remaining_mut());
+        let filled = self.engine.client_direct(id).map(|buf| {
+            let count = count.min(buf.len());
             let bytes: Vec<u8> = io.client.outgoing.drain(..count).collect();
-            buf.put_slice(&bytes);
+            buf[..count].copy_from_slice(&bytes);
             count
         });
         match filled {
@@ -399,13 +398,14 @@ impl World {
             return;
         }
         let count = self.random.chunk(server.output.len().min(SCRATCH_BYTES));
-        let filled = self.engine.conn_direct(id).map(|mut buf| {
-            let count = count.min(buf.remaining_mut());
+        let filled = self.engine.conn_direct(id).map(|buf| {
+            let count = count.min(buf.len());
             let bytes: Vec<u8> = server.output.drain(..count).collect();
-            buf.put_slice(&bytes);
+            buf[..count].copy_from_slice(&bytes);
+            count
         });
         match filled {
-            Some(()) => self.engine.conn_filled(id),
+            Some(count) => self.engine.conn_filled(id, count),
             None => {
                 let bytes: Vec<u8> = server.output.drain(..count).collect();
                 self.engine.conn_bytes(id, &bytes);

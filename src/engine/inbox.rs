@@ -1,7 +1,7 @@
 //! What a socket received and nobody has used yet: a frame that is still incomplete, or frames that
 //! wait because their sender may not go on. A socket with nothing unfinished owns no buffer.
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 
 use super::out::LARGE_BYTES;
 
@@ -16,6 +16,8 @@ const FILL_BYTES_MAX: usize = 256 * 1024;
 #[derive(Debug, Default)]
 pub(super) struct Inbox {
     buf: BytesMut,
+    /// Zeros at its end, where more is to be received.
+    room: usize,
     /// How many bytes the scanner needs before it can say anything new; 0: it wants to look now.
     need: usize,
     /// A large frame that is complete but may not be sent yet; it stands before `buf`.
@@ -24,29 +26,35 @@ pub(super) struct Inbox {
 
 impl Inbox {
     pub(super) fn is_empty(&self) -> bool {
-        self.buf.is_empty() && self.whole.is_none()
+        self.received() == 0 && self.whole.is_none()
     }
 
     pub(super) fn len(&self) -> usize {
-        self.buf.len() + self.whole.as_ref().map_or(0, Bytes::len)
+        self.received() + self.whole.as_ref().map_or(0, Bytes::len)
     }
 
     pub(super) fn bytes(&self) -> &[u8] {
-        &self.buf
+        &self.buf[..self.received()]
+    }
+
+    fn received(&self) -> usize {
+        self.buf.len() - self.room
     }
 
     /// What is still to come of the frame at the front, as far as is known.
     pub(super) fn missing(&self) -> usize {
-        self.need.saturating_sub(self.buf.len())
+        self.need.saturating_sub(self.received())
     }
 
     /// The scanner can say something new.
     pub(super) fn is_ripe(&self) -> bool {
-        self.whole.is_some() || !self.buf.is_empty() && self.buf.len() >= self.need
+        self.whole.is_some() || self.received() > 0 && self.received() >= self.need
     }
 
     /// Keeps `bytes`, behind what is kept already.
     pub(super) fn keep(&mut self, bytes: &[u8]) {
+        self.buf.truncate(self.received());
+        self.room = 0;
         if self.need > self.buf.capacity() {
             self.buf.reserve(self.need.min(FIRST_BYTES).max(bytes.len() + self.buf.len()) - self.buf.len());
         }
@@ -61,32 +69,69 @@ impl Inbox {
     pub(super) fn consume(&mut self, count: usize) {
         self.need = 0;
         self.buf.advance(count);
-        if self.buf.is_empty() {
-            self.buf = BytesMut::new();
-        }
+        self.drop_empty();
     }
 
     /// Hands over the first `count` bytes.
     pub(super) fn take(&mut self, count: usize) -> Bytes {
         self.need = 0;
         let bytes = self.buf.split_to(count).freeze();
-        if self.buf.is_empty() {
-            self.buf = BytesMut::new();
-        }
+        self.drop_empty();
         bytes
+    }
+
+    fn drop_empty(&mut self) {
+        if self.received() == 0 {
+            (self.buf, self.room) = (BytesMut::new(), 0);
+        }
     }
 
     /// Where the rest of a large frame is to be received, and nothing behind it; None when there is
     /// little to come: read that elsewhere and [`keep`](Self::keep) it.
-    pub(super) fn direct(&mut self) -> Option<impl BufMut + '_> {
-        let missing = self.missing();
+    pub(super) fn direct(&mut self) -> Option<&mut [u8]> {
+        let (missing, received) = (self.missing(), self.received());
         if missing < LARGE_BYTES {
             return None;
         }
-        if self.buf.capacity() == self.buf.len() {
-            let trusted = if self.buf.len() < TRUSTED_BYTES { self.buf.len().max(FIRST_BYTES) } else { missing };
-            self.buf.reserve(missing.min(trusted));
+        if self.room == 0 {
+            if self.buf.capacity() == received {
+                let trusted = if received < TRUSTED_BYTES { received.max(FIRST_BYTES) } else { missing };
+                self.buf.reserve(missing.min(trusted));
+            }
+            self.room = missing.min(FILL_BYTES_MAX).min(self.buf.capacity() - received);
+            self.buf.resize(received + self.room, 0);
         }
-        Some((&mut self.buf).limit(missing.min(FILL_BYTES_MAX)))
+        Some(&mut self.buf[received..])
+    }
+
+    /// So many bytes were received there.
+    pub(super) fn filled(&mut self, count: usize) {
+        self.room -= count;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_received_in_place_stands_behind_what_was_kept() {
+        let mut inbox = Inbox::default();
+        inbox.needs(100_000);
+        inbox.keep(b"ab");
+        assert_eq!(inbox.direct().expect("much is to come").len(), 99_998);
+        inbox.direct().expect("the same room")[..3].copy_from_slice(b"cde");
+        inbox.filled(3);
+        assert_eq!((inbox.bytes(), inbox.len(), inbox.missing()), (&b"abcde"[..], 5, 99_995));
+        // Room that was not used is nobody's bytes.
+        inbox.keep(b"fg");
+        assert_eq!(inbox.bytes(), b"abcdefg");
+        let room = inbox.direct().expect("much is to come");
+        assert_eq!(room.len(), 99_993);
+        room.fill(b'z');
+        inbox.filled(99_993);
+        assert!(inbox.is_ripe() && inbox.direct().is_none());
+        assert_eq!(inbox.take(100_000).len(), 100_000);
+        assert!(inbox.is_empty() && inbox.bytes().is_empty());
     }
 }

@@ -40,9 +40,10 @@ impl Engine {
     }
 
     /// `count` bytes of a large reply were received where [`conn_direct`](Self::conn_direct) said.
-    pub fn conn_filled(&mut self, id: u32) {
+    pub fn conn_filled(&mut self, id: u32, count: usize) {
         if let Some(conn) = self.conns.get_mut(id as usize) {
             conn.heard = self.now;
+            conn.inbox.filled(count);
             self.conn_unbox(id);
         }
     }

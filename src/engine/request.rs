@@ -79,6 +79,7 @@ impl Engine {
         self.metrics.bytes_in.add(count as u64);
         let Some(client) = self.clients.get_mut(id as usize) else { return };
         client.about.active = self.now;
+        client.inbox.filled(count);
         self.unbox(id);
     }
 

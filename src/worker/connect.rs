@@ -1,19 +1,19 @@
-//! Keeps one connection to a server: connects, reads until it breaks, and connects again.
+//! Keeps connections to servers: connects, and when one breaks, connects again. The attempts are made on the
+//! control thread, where nobody is kept waiting by names that are looked up.
 
-use std::cell::RefCell;
-use std::future::poll_fn;
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::rc::Rc;
+use std::mem;
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::yield_now;
+use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
-use super::Worker;
+use super::{BOTH, ConnIo, Name, Worker, put};
 use crate::engine::Fault;
 use crate::socket::{Lookup, Socket};
-use crate::topology::Endpoint;
+use crate::topology::{Endpoint, ShardId};
 
 /// How long anything may take, and how long it is waited between two attempts.
 #[derive(Clone, Copy, Debug)]
@@ -25,71 +25,140 @@ pub struct Patience {
     pub pause_max: Duration,
 }
 
-/// Ends when the engine has forgotten the connection, or its task is aborted.
-pub(super) async fn keep(worker: Rc<RefCell<Worker>>, id: u32, name: String, endpoint: Endpoint, patience: Patience) {
-    let mut pause = patience.pause_min;
-    let purpose = worker.borrow().engine.conn_purpose(id);
-    let (mut quiet, mut lookup) = (false, Lookup::default());
-    loop {
-        let trouble = match timeout(patience.connect, Socket::connect(&endpoint, &mut lookup)).await {
-            Ok(Ok(socket)) => {
-                if worker.borrow_mut().connected(id, socket).is_none() {
-                    return;
-                }
-                poll_fn(|cx| {
-                    let mut worker = worker.borrow_mut();
-                    let polled = worker.read_conn(id, cx);
-                    // After its end the number may be another connection's.
-                    if quiet && polled.is_pending() && worker.engine.is_conn_up(id) {
-                        info!(backend = name, address = %endpoint, connection = purpose, "backend is connected again");
-                        quiet = false;
-                    }
-                    polled
-                })
-                .await;
-                // Whoever closed the connection in there aborted this task, which ends where it waits; the
-                // number may be another connection's by now.
-                yield_now().await;
-                let (was_up, trouble) = worker.borrow().engine.conn_history(id);
-                if was_up {
-                    pause = patience.pause_min;
-                }
-                trouble
-            }
-            Ok(Err(error)) => worker.borrow_mut().failed(id, &error.to_string()),
-            Err(_) => {
-                worker.borrow_mut().failed(id, &format!("no connection within {} ms", patience.connect.as_millis()))
-            }
-        };
-        if !worker.borrow().engine.has_conn(id) {
-            return;
+/// How a connection is made.
+pub(super) struct Dial {
+    name: String,
+    endpoint: Endpoint,
+    /// What it is for, in a word for the log.
+    purpose: &'static str,
+    pause: Duration,
+    /// That it is not connected was told.
+    quiet: bool,
+    lookup: Lookup,
+    /// The attempt that is under way, and its number.
+    attempt: Option<(u64, AbortHandle)>,
+}
+
+impl Dial {
+    pub(super) fn is_quiet(&self) -> bool {
+        self.quiet
+    }
+
+    pub(super) fn give_up(self) {
+        if let Some((_, attempt)) = self.attempt {
+            attempt.abort();
         }
-        // Once per outage, not once per attempt.
-        if !quiet {
-            warn!(backend = name, address = %endpoint, connection = purpose, reason = trouble, "backend is not connected");
-            quiet = true;
-        }
-        sleep(jittered(pause)).await;
-        pause = (pause * 2).min(patience.pause_max);
     }
 }
 
+/// What became of an attempt to connect.
+#[derive(Debug)]
+pub(super) struct Dialed {
+    conn: u32,
+    number: u64,
+    lookup: Lookup,
+    socket: Result<Socket, String>,
+}
+
 impl Worker {
-    /// The socket is there; None when nobody wants it any more.
-    fn connected(&mut self, id: u32, socket: Socket) -> Option<()> {
-        let io = self.conns.get_mut(id as usize)?.as_mut()?;
-        io.socket = Some(socket);
-        self.stale = true;
-        self.look_at_the_clock();
-        self.engine.conn_connected(id);
-        self.after();
-        Some(())
+    pub(super) fn connect(&mut self, conn: u32, shard: ShardId) {
+        let shard = self.engine.topology().shard(shard);
+        let dial = Dial {
+            name: shard.name.clone(),
+            endpoint: shard.endpoint.clone(),
+            purpose: self.engine.conn_purpose(conn),
+            pause: self.patience.pause_min,
+            quiet: false,
+            lookup: Lookup::default(),
+            attempt: None,
+        };
+        put(&mut self.conns, conn, ConnIo { socket: None, dial, hung_up: false, full: false });
+        self.attempt(conn, Duration::ZERO);
     }
 
-    fn failed(&mut self, id: u32, trouble: &str) -> String {
-        self.engine.conn_lost(id, Fault::Connect, trouble);
-        self.after();
-        trouble.to_owned()
+    fn attempt(&mut self, conn: u32, pause: Duration) {
+        let Some(io) = self.conns.get_mut(conn as usize).and_then(Option::as_mut) else { return };
+        self.dials += 1;
+        let (number, patience) = (self.dials, self.patience.connect);
+        let (endpoint, mut lookup) = (io.dial.endpoint.clone(), mem::take(&mut io.dial.lookup));
+        let (dialer, bell) = (self.dialer.clone(), Arc::clone(&self.bell));
+        let attempt = self.control.spawn(async move {
+            if !pause.is_zero() {
+                sleep(pause).await;
+            }
+            let socket = match timeout(patience, Socket::connect(&endpoint, &mut lookup)).await {
+                Ok(socket) => socket.map_err(|error| error.to_string()),
+                Err(_) => Err(format!("no connection within {} ms", patience.as_millis())),
+            };
+            if dialer.send(Dialed { conn, number, lookup, socket }).is_ok() {
+                bell.ring();
+            }
+        });
+        io.dial.attempt = Some((number, attempt.abort_handle()));
+    }
+
+    /// An attempt is over.
+    pub(super) fn dialed(&mut self, Dialed { conn, number, lookup, socket }: Dialed) {
+        let Some(io) = self.conns.get_mut(conn as usize).and_then(Option::as_mut) else { return };
+        if io.dial.attempt.as_ref().is_none_or(|(under_way, _)| *under_way != number) {
+            return;
+        }
+        (io.dial.attempt, io.dial.lookup) = (None, lookup);
+        let registered = socket.and_then(|mut socket| {
+            let registry = self.poll.registry();
+            registry.register(&mut socket, Name::Conn(conn).token(), BOTH).map_err(|error| error.to_string())?;
+            Ok(socket)
+        });
+        match registered {
+            Ok(socket) => {
+                (io.socket, io.hung_up, io.full) = (Some(socket), false, false);
+                self.engine.conn_connected(conn);
+            }
+            Err(trouble) => {
+                self.engine.conn_lost(conn, Fault::Connect, &trouble);
+                self.wait_and_connect(conn, &trouble);
+            }
+        }
+    }
+
+    /// The connection broke, and may have been given up or begun again since.
+    pub(super) fn connect_again(&mut self, conn: u32) {
+        let Some(io) = self.conns.get_mut(conn as usize).and_then(Option::as_mut) else { return };
+        if io.socket.is_some() || io.dial.attempt.is_some() {
+            return;
+        }
+        let (was_up, trouble) = self.engine.conn_history(conn);
+        if was_up {
+            io.dial.pause = self.patience.pause_min;
+        }
+        self.wait_and_connect(conn, &trouble);
+    }
+
+    fn wait_and_connect(&mut self, conn: u32, reason: &str) {
+        let Some(io) = self.conns.get_mut(conn as usize).and_then(Option::as_mut) else { return };
+        if !self.engine.has_conn(conn) {
+            return;
+        }
+        let dial = &mut io.dial;
+        // Once per outage, not once per attempt.
+        if !mem::replace(&mut dial.quiet, true) {
+            let Dial { name, endpoint, purpose, .. } = dial;
+            warn!(backend = name, address = %endpoint, connection = purpose, reason, "backend is not connected");
+        }
+        let pause = jittered(dial.pause);
+        dial.pause = (dial.pause * 2).min(self.patience.pause_max);
+        self.attempt(conn, pause);
+    }
+
+    /// After an outage that was told of.
+    pub(super) fn tell_of_return(&mut self, conn: u32) {
+        if let Some(io) = self.conns.get_mut(conn as usize).and_then(Option::as_mut)
+            && self.engine.is_conn_up(conn)
+            && mem::take(&mut io.dial.quiet)
+        {
+            let Dial { name, endpoint, purpose, .. } = &io.dial;
+            info!(backend = name, address = %endpoint, connection = purpose, "backend is connected again");
+        }
     }
 }
 

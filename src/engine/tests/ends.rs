@@ -104,8 +104,8 @@ fn who_uploads_is_not_idle() {
     for second in 1..5 {
         rig.engine.set_now(second * SECOND - 1);
         {
-            let mut buf = rig.engine.client_direct(client).expect("a large request is under way");
-            bytes::BufMut::put_slice(&mut buf, &[b'x'; 1000]);
+            let buf = rig.engine.client_direct(client).expect("a large request is under way");
+            buf[..1000].fill(b'x');
         }
         rig.engine.client_filled(client, 1000);
         rig.engine.tick();
