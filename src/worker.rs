@@ -11,7 +11,6 @@
 use std::io::{self, IoSlice, Read, Write};
 use std::mem;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, Cache};
@@ -96,11 +95,10 @@ struct Worker {
     bell: Arc<Bell>,
     arrivals: mpsc::Receiver<Arrival>,
     mail: mpsc::Receiver<Message>,
-    letters: Vec<Message>,
     peers: Vec<Peer>,
-    dialed: Receiver<Dialed>,
+    dialed: mpsc::Receiver<Dialed>,
     /// Goes with each attempt to connect.
-    dialer: Sender<Dialed>,
+    dialer: mpsc::Sender<Dialed>,
     control: Handle,
     patience: Patience,
     /// By the engine's numbers.
@@ -108,9 +106,8 @@ struct Worker {
     conns: Vec<Option<ConnIo>>,
     scratch: Box<[u8]>,
     start: Instant,
+    /// When it woke up.
     now: Instant,
-    /// The time has to be asked for anew.
-    stale: bool,
     /// The bell rang, and the queues were not looked at yet.
     rang: bool,
     draining: bool,
@@ -197,7 +194,7 @@ pub fn run(setup: Setup) {
 
 impl Worker {
     fn new(setup: Setup) -> Self {
-        let (dialer, dialed) = std::sync::mpsc::channel();
+        let (dialer, dialed) = mpsc::channel(MAIL_MAX);
         let start = Instant::now();
         Self {
             engine: Engine::new(setup.options, setup.topology.load_full(), setup.metrics),
@@ -206,7 +203,6 @@ impl Worker {
             bell: setup.bell,
             arrivals: setup.arrivals,
             mail: setup.mail,
-            letters: Vec::with_capacity(MAIL_MAX),
             peers: setup.peers,
             dialed,
             dialer,
@@ -217,7 +213,6 @@ impl Worker {
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
             start,
             now: start,
-            stale: true,
             rang: false,
             draining: false,
             unflushed: 0,
@@ -238,13 +233,12 @@ impl Worker {
     fn turn(&mut self, events: &mut Events) {
         let busy = !self.unread.is_empty() || !self.unwritten.is_empty() || self.engine.is_dirty();
         let until = self.alarm.map_or(self.next_tick, |alarm| alarm.min(self.next_tick));
-        let patience = if busy { Duration::ZERO } else { until.saturating_duration_since(Instant::now()) };
+        let patience = if busy { Duration::ZERO } else { until.saturating_duration_since(self.now) };
         if let Err(error) = self.poll.poll(events, Some(patience))
             && error.kind() != io::ErrorKind::Interrupted
         {
             panic!("the kernel does not say which sockets are ready: {error}");
         }
-        self.stale = true;
         self.look_at_the_clock();
         // Those that had their turn come after those that wait for theirs.
         let mut unread = mem::take(&mut self.unread);
@@ -277,13 +271,11 @@ impl Worker {
     }
 
     fn look_at_the_clock(&mut self) {
-        if mem::take(&mut self.stale) {
-            self.now = Instant::now();
-            self.engine.set_now(self.now.duration_since(self.start).as_micros() as u64);
-            let current = self.topology.load();
-            if !Arc::ptr_eq(current, self.engine.topology()) {
-                self.engine.set_topology(Arc::clone(current));
-            }
+        self.now = Instant::now();
+        self.engine.set_now(self.now.duration_since(self.start).as_micros() as u64);
+        let current = self.topology.load();
+        if !Arc::ptr_eq(current, self.engine.topology()) {
+            self.engine.set_topology(Arc::clone(current));
         }
     }
 
@@ -320,28 +312,22 @@ impl Worker {
         while let Ok(dialed) = self.dialed.try_recv() {
             self.dialed(dialed);
         }
-        let mut letters = mem::take(&mut self.letters);
-        while letters.len() < MAIL_MAX
+        let (mut letters, mut arrivals) = (0, 0);
+        while letters < MAIL_MAX
             && let Ok(letter) = self.mail.try_recv()
         {
-            letters.push(letter);
-        }
-        let mut more = letters.len() == MAIL_MAX;
-        for letter in letters.drain(..) {
             self.engine.message(letter);
+            letters += 1;
         }
-        self.letters = letters;
-        if !self.draining {
-            let mut room = MAIL_MAX;
-            while room > 0
-                && let Ok(arrival) = self.arrivals.try_recv()
-            {
-                self.welcome(arrival);
-                room -= 1;
-            }
-            more |= room == 0;
+        while arrivals < MAIL_MAX
+            && !self.draining
+            && let Ok(arrival) = self.arrivals.try_recv()
+        {
+            self.welcome(arrival);
+            arrivals += 1;
         }
-        if more {
+        // There may be more, for when sockets have had their turn.
+        if letters.max(arrivals) == MAIL_MAX {
             self.bell.ring();
         }
         self.after();
@@ -479,8 +465,6 @@ impl Worker {
         }
         (self.dirty_conns, self.dirty_clients) = (conns, clients);
         self.after();
-        self.stale = true;
-        self.look_at_the_clock();
     }
 
     fn write_conn(&mut self, id: u32) {

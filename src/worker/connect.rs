@@ -90,7 +90,7 @@ impl Worker {
                 Ok(socket) => socket.map_err(|error| error.to_string()),
                 Err(_) => Err(format!("no connection within {} ms", patience.as_millis())),
             };
-            if dialer.send(Dialed { conn, number, lookup, socket }).is_ok() {
+            if dialer.send(Dialed { conn, number, lookup, socket }).await.is_ok() {
                 bell.ring();
             }
         });
