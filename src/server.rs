@@ -19,7 +19,7 @@ use socket2::{Domain, Protocol, Socket as RawSocket, Type};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info, warn};
 
 use crate::admin::{self, AdminState, ShardFacts};
@@ -152,8 +152,10 @@ async fn serve(config: &Config, threads: usize, topology: Arc<Topology>, metrics
     signals.until_told().await;
     stop.send_replace(true);
     peers.iter().for_each(|peer| peer.bell.ring());
-    let joined = tokio::task::spawn_blocking(move || workers.into_iter().all(|worker| worker.join().is_ok()));
-    let joined = joined.await?;
+    // On a thread of its own: those of the runtime may all be looking names up.
+    let (tell, told) = oneshot::channel();
+    thread::spawn(move || tell.send(workers.into_iter().all(|worker| worker.join().is_ok())));
+    let joined = told.await?;
     ended.send_replace(true);
     if let Some(pages) = pages {
         pages.await?;

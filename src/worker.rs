@@ -84,7 +84,7 @@ pub struct Setup {
     pub peers: Vec<Peer>,
     /// Connects to servers.
     pub control: Handle,
-    /// Turns true when the process is to stop.
+    /// Changes when the process is to stop.
     pub stop: watch::Receiver<bool>,
 }
 
@@ -133,17 +133,33 @@ struct ClientIo {
     socket: Socket,
     /// The engine does not want more from it.
     resting: bool,
-    /// It has sent its last byte, which need not have been read.
-    hung_up: bool,
-    /// It takes nothing more until the kernel says so.
-    full: bool,
+    standing: Standing,
 }
 
 struct ConnIo {
     socket: Option<Socket>,
     dial: connect::Dial,
+    standing: Standing,
+}
+
+/// How a socket stands with the kernel, and in the worker's lists.
+#[derive(Default)]
+struct Standing {
+    /// The peer has sent its last byte, which need not have been read.
     hung_up: bool,
+    /// It takes nothing more until the kernel says so.
     full: bool,
+    /// It stands in `unread`.
+    unread: bool,
+    /// It stands in `unwritten`.
+    unwritten: bool,
+}
+
+impl Standing {
+    /// Whether it would take something now, and it is its turn.
+    fn may_write(&self) -> bool {
+        !self.full && !self.unwritten
+    }
 }
 
 /// What a token names.
@@ -178,7 +194,7 @@ pub fn run(setup: Setup) {
     let mut worker = Worker::new(setup);
     let mut events = Events::with_capacity(EVENTS_MAX);
     worker.after();
-    while !*stop.borrow() && stop.has_changed().is_ok() {
+    while matches!(stop.has_changed(), Ok(false)) {
         worker.turn(&mut events);
     }
     worker.drain();
@@ -233,7 +249,7 @@ impl Worker {
     fn turn(&mut self, events: &mut Events) {
         let busy = !self.unread.is_empty() || !self.unwritten.is_empty() || self.engine.is_dirty();
         let until = self.alarm.map_or(self.next_tick, |alarm| alarm.min(self.next_tick));
-        let patience = if busy { Duration::ZERO } else { until.saturating_duration_since(self.now) };
+        let patience = if busy { Duration::ZERO } else { until.saturating_duration_since(Instant::now()) };
         if let Err(error) = self.poll.poll(events, Some(patience))
             && error.kind() != io::ErrorKind::Interrupted
         {
@@ -246,10 +262,9 @@ impl Worker {
             self.ready(event);
         }
         for token in unread.drain(..) {
-            match Name::of(token) {
-                Name::Bell => {}
-                Name::Client(id) => self.read_client(id),
-                Name::Conn(id) => self.read_conn(id),
+            if let Some(standing) = self.standing(token) {
+                standing.unread = false;
+                self.read(token);
             }
         }
         if self.unread.is_empty() {
@@ -281,29 +296,34 @@ impl Worker {
 
     /// The kernel has news of a socket.
     fn ready(&mut self, event: &Event) {
-        let readable = event.is_readable() || event.is_read_closed() || event.is_error();
-        match Name::of(event.token()) {
-            Name::Bell => self.rang = true,
-            Name::Client(id) => {
-                let Some(io) = self.clients.get_mut(id as usize).and_then(Option::as_mut) else { return };
-                io.hung_up |= event.is_read_closed();
-                if event.is_writable() && mem::take(&mut io.full) {
-                    self.unwritten.push(event.token());
-                }
-                if readable {
-                    self.read_client(id);
-                }
-            }
-            Name::Conn(id) => {
-                let Some(io) = self.conns.get_mut(id as usize).and_then(Option::as_mut) else { return };
-                io.hung_up |= event.is_read_closed();
-                if event.is_writable() && mem::take(&mut io.full) {
-                    self.unwritten.push(event.token());
-                }
-                if readable {
-                    self.read_conn(id);
-                }
-            }
+        let token = event.token();
+        if Name::of(token) == Name::Bell {
+            self.rang = true;
+        }
+        let Some(standing) = self.standing(token) else { return };
+        standing.hung_up |= event.is_read_closed();
+        let has_its_turn = standing.unread;
+        if event.is_writable() && mem::take(&mut standing.full) {
+            self.write_later(token);
+        }
+        if (event.is_readable() || event.is_read_closed() || event.is_error()) && !has_its_turn {
+            self.read(token);
+        }
+    }
+
+    fn standing(&mut self, token: Token) -> Option<&mut Standing> {
+        match Name::of(token) {
+            Name::Bell => None,
+            Name::Client(id) => Some(&mut self.clients.get_mut(id as usize)?.as_mut()?.standing),
+            Name::Conn(id) => Some(&mut self.conns.get_mut(id as usize)?.as_mut()?.standing),
+        }
+    }
+
+    fn read(&mut self, token: Token) {
+        match Name::of(token) {
+            Name::Bell => {}
+            Name::Client(id) => self.read_client(id),
+            Name::Conn(id) => self.read_conn(id),
         }
     }
 
@@ -311,6 +331,8 @@ impl Worker {
         self.bell.heard();
         while let Ok(dialed) = self.dialed.try_recv() {
             self.dialed(dialed);
+            // A number that it frees is not given away before it is known to be free.
+            self.after();
         }
         let (mut letters, mut arrivals) = (0, 0);
         while letters < MAIL_MAX
@@ -339,7 +361,7 @@ impl Worker {
         if self.poll.registry().register(&mut socket, Name::Client(id).token(), BOTH).is_err() {
             return self.engine.client_gone(id);
         }
-        put(&mut self.clients, id, ClientIo { socket, resting: false, hung_up: false, full: false });
+        put(&mut self.clients, id, ClientIo { socket, resting: false, standing: Standing::default() });
     }
 
     fn read_client(&mut self, id: u32) {
@@ -367,7 +389,7 @@ impl Worker {
                 }
             };
             // The kernel tells of what comes later, but for the end that it told of already.
-            let empty = count < room && !io.hung_up;
+            let empty = count < room && !io.standing.hung_up;
             if direct {
                 self.engine.client_filled(id, count);
             } else {
@@ -382,7 +404,7 @@ impl Worker {
                 break;
             }
         }
-        self.unread.push(Name::Client(id).token());
+        self.read_later(Name::Client(id).token());
     }
 
     fn read_conn(&mut self, id: u32) {
@@ -406,7 +428,7 @@ impl Worker {
                     return self.after();
                 }
             };
-            let empty = count < room && !io.hung_up;
+            let empty = count < room && !io.standing.hung_up;
             let quiet = io.dial.is_quiet();
             if direct {
                 self.engine.conn_filled(id, count);
@@ -425,7 +447,20 @@ impl Worker {
                 break;
             }
         }
-        self.unread.push(Name::Conn(id).token());
+        self.read_later(Name::Conn(id).token());
+    }
+
+    /// Others have their turn first.
+    fn read_later(&mut self, token: Token) {
+        if self.standing(token).is_some_and(|standing| !mem::replace(&mut standing.unread, true)) {
+            self.unread.push(token);
+        }
+    }
+
+    fn write_later(&mut self, token: Token) {
+        if self.standing(token).is_some_and(|standing| !mem::replace(&mut standing.unwritten, true)) {
+            self.unwritten.push(token);
+        }
     }
 
     fn conn_lost(&mut self, id: u32, trouble: &str) {
@@ -442,6 +477,7 @@ impl Worker {
         self.unflushed += count;
         if self.unflushed >= FLUSH_BYTES {
             self.flush();
+            self.look_at_the_clock();
         }
     }
 
@@ -451,10 +487,13 @@ impl Worker {
         let (mut conns, mut clients) = (mem::take(&mut self.dirty_conns), mem::take(&mut self.dirty_clients));
         self.engine.take_dirty(&mut conns, &mut clients);
         for token in mem::take(&mut self.unwritten) {
-            match Name::of(token) {
-                Name::Bell => {}
-                Name::Client(id) => self.write_client(id),
-                Name::Conn(id) => self.write_conn(id),
+            if let Some(standing) = self.standing(token) {
+                standing.unwritten = false;
+                match Name::of(token) {
+                    Name::Bell => {}
+                    Name::Client(id) => self.write_client(id),
+                    Name::Conn(id) => self.write_conn(id),
+                }
             }
         }
         for id in conns.drain(..) {
@@ -472,15 +511,15 @@ impl Worker {
         loop {
             let Some(io) = self.conns.get_mut(id as usize).and_then(Option::as_mut) else { return };
             let (Some(socket), Some(out)) = (&mut io.socket, self.engine.conn_out(id)) else { return };
-            if out.is_empty() || io.full {
+            if out.is_empty() || !io.standing.may_write() {
                 return;
             }
             if left == 0 {
-                return self.unwritten.push(Name::Conn(id).token());
+                return self.write_later(Name::Conn(id).token());
             }
             match write(socket, out, left) {
                 Ok(Written { count, full }) => {
-                    io.full = full;
+                    io.standing.full = full;
                     left -= count;
                     out.advance(count);
                     if count > 0 {
@@ -497,15 +536,15 @@ impl Worker {
         loop {
             let Some(io) = self.clients.get_mut(id as usize).and_then(Option::as_mut) else { return };
             let Some(out) = self.engine.client_out(id) else { return };
-            if out.is_empty() || io.full {
+            if out.is_empty() || !io.standing.may_write() {
                 return;
             }
             if left == 0 {
-                return self.unwritten.push(Name::Client(id).token());
+                return self.write_later(Name::Client(id).token());
             }
             match write(&mut io.socket, out, left) {
                 Ok(Written { count, full }) => {
-                    io.full = full;
+                    io.standing.full = full;
                     left -= count;
                     out.advance(count);
                     if count > 0 {
@@ -533,7 +572,7 @@ impl Worker {
             if let Some(io) = self.clients.get_mut(id as usize).and_then(Option::as_mut)
                 && mem::take(&mut io.resting)
             {
-                self.unread.push(Name::Client(id).token());
+                self.read_later(Name::Client(id).token());
             }
         }
         self.resumed = resumed;
@@ -596,7 +635,7 @@ impl Worker {
     /// Who waits is not read beyond a little: that it hung up behind more is seen here.
     fn hear_hang_ups(&mut self) {
         for (id, io) in self.clients.iter().enumerate() {
-            if io.as_ref().is_some_and(|io| io.resting && io.hung_up) {
+            if io.as_ref().is_some_and(|io| io.resting && io.standing.hung_up) {
                 self.engine.client_hung_up(id as u32);
             }
         }

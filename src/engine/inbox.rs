@@ -90,15 +90,17 @@ impl Inbox {
     /// little to come: read that elsewhere and [`keep`](Self::keep) it.
     pub(super) fn direct(&mut self) -> Option<&mut [u8]> {
         let (missing, received) = (self.missing(), self.received());
-        if missing < LARGE_BYTES {
-            return None;
-        }
         if self.room == 0 {
+            if missing < LARGE_BYTES {
+                return None;
+            }
             if self.buf.capacity() == received {
                 let trusted = if received < TRUSTED_BYTES { received.max(FIRST_BYTES) } else { missing };
                 self.buf.reserve(missing.min(trusted));
             }
-            self.room = missing.min(FILL_BYTES_MAX).min(self.buf.capacity() - received);
+            // No small rest: it would be read with what follows, for which the whole buffer had to move.
+            let fill = if missing < FILL_BYTES_MAX + LARGE_BYTES { missing } else { FILL_BYTES_MAX };
+            self.room = fill.min(self.buf.capacity() - received);
             self.buf.resize(received + self.room, 0);
         }
         Some(&mut self.buf[received..])
@@ -129,7 +131,9 @@ mod tests {
         let room = inbox.direct().expect("much is to come");
         assert_eq!(room.len(), 99_993);
         room.fill(b'z');
-        inbox.filled(99_993);
+        inbox.filled(99_990);
+        assert_eq!(inbox.direct().expect("the rest, however little").len(), 3);
+        inbox.filled(3);
         assert!(inbox.is_ripe() && inbox.direct().is_none());
         assert_eq!(inbox.take(100_000).len(), 100_000);
         assert!(inbox.is_empty() && inbox.bytes().is_empty());

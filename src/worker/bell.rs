@@ -32,7 +32,8 @@ impl Bell {
 
     /// The worker is about to look into its queues.
     pub(super) fn heard(&self) {
-        self.rung.store(false, Ordering::SeqCst);
+        // Not a store: what was queued before an earlier ring has to be seen, too.
+        self.rung.swap(false, Ordering::SeqCst);
     }
 }
 

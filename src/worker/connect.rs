@@ -10,7 +10,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
-use super::{BOTH, ConnIo, Name, Worker, put};
+use super::{BOTH, ConnIo, Name, Standing, Worker, put};
 use crate::engine::Fault;
 use crate::socket::{Lookup, Socket};
 use crate::topology::{Endpoint, ShardId};
@@ -72,7 +72,7 @@ impl Worker {
             lookup: Lookup::default(),
             attempt: None,
         };
-        put(&mut self.conns, conn, ConnIo { socket: None, dial, hung_up: false, full: false });
+        put(&mut self.conns, conn, ConnIo { socket: None, dial, standing: Standing::default() });
         self.attempt(conn, Duration::ZERO);
     }
 
@@ -111,7 +111,8 @@ impl Worker {
         });
         match registered {
             Ok(socket) => {
-                (io.socket, io.hung_up, io.full) = (Some(socket), false, false);
+                (io.standing.hung_up, io.standing.full) = (false, false);
+                io.socket = Some(socket);
                 self.engine.conn_connected(conn);
             }
             Err(trouble) => {
