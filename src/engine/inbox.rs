@@ -138,4 +138,13 @@ mod tests {
         assert_eq!(inbox.take(100_000).len(), 100_000);
         assert!(inbox.is_empty() && inbox.bytes().is_empty());
     }
+
+    #[test]
+    fn the_last_bytes_of_a_large_frame_are_not_left_for_another_read() {
+        let mut inbox = Inbox::default();
+        inbox.needs(2 * FILL_BYTES_MAX + 14);
+        assert_eq!(inbox.direct().expect("much is to come").len(), FILL_BYTES_MAX);
+        inbox.filled(FILL_BYTES_MAX);
+        assert_eq!(inbox.direct().expect("the rest").len(), FILL_BYTES_MAX + 14);
+    }
 }
