@@ -4,7 +4,6 @@
 //! Accepting is here and not in the workers so that each new client goes to the worker with the
 //! fewest; a client lives on one worker for life.
 
-use std::io::Write;
 use std::mem;
 use std::net::IpAddr;
 use std::path::Path;

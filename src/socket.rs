@@ -4,7 +4,6 @@ use std::io::{self, IoSlice, Read, Write};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use mio::event::Source;
 use mio::{Interest, Registry, Token};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::lookup_host;
@@ -53,56 +52,43 @@ impl Socket {
     pub fn unix(stream: tokio::net::UnixStream) -> io::Result<Self> {
         Ok(Self::Unix(mio::net::UnixStream::from_std(stream.into_std()?)))
     }
-}
 
-impl Read for Socket {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+    /// Has the kernel tell `registry` of what comes, and of room for what goes.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        let both = Interest::READABLE | Interest::WRITABLE;
+        match self {
+            Self::Tcp(stream) => registry.register(stream, token, both),
+            Self::Unix(stream) => registry.register(stream, token, both),
+        }
+    }
+
+    /// # Errors
+    /// The kernel's; `WouldBlock` when there is nothing for now.
+    pub fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(stream) => stream.read(buf),
             Self::Unix(stream) => stream.read(buf),
         }
     }
-}
 
-impl Write for Socket {
-    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+    /// # Errors
+    /// The kernel's; `WouldBlock` when there is no room for now.
+    pub fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(stream) => stream.write(buf),
             Self::Unix(stream) => stream.write(buf),
         }
     }
 
-    fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+    /// # Errors
+    /// The kernel's; `WouldBlock` when there is no room for now.
+    pub fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
         match self {
             Self::Tcp(stream) => stream.write_vectored(bufs),
             Self::Unix(stream) => stream.write_vectored(bufs),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Source for Socket {
-    fn register(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
-        match self {
-            Self::Tcp(stream) => stream.register(registry, token, interests),
-            Self::Unix(stream) => stream.register(registry, token, interests),
-        }
-    }
-
-    fn reregister(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
-        match self {
-            Self::Tcp(stream) => stream.reregister(registry, token, interests),
-            Self::Unix(stream) => stream.reregister(registry, token, interests),
-        }
-    }
-
-    fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
-        match self {
-            Self::Tcp(stream) => stream.deregister(registry),
-            Self::Unix(stream) => stream.deregister(registry),
         }
     }
 }

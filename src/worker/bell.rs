@@ -3,7 +3,9 @@
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use mio::{Poll, Token, Waker};
+use mio::{Poll, Waker};
+
+use super::traffic::Name;
 
 /// Rung by whoever put something into one of the worker's queues.
 #[derive(Debug)]
@@ -19,7 +21,7 @@ impl Bell {
     /// # Errors
     /// There is no descriptor left.
     pub fn new(poll: &Poll) -> io::Result<Self> {
-        Ok(Self { waker: Waker::new(poll.registry(), Token(0))?, rung: AtomicBool::new(false) })
+        Ok(Self { waker: Waker::new(poll.registry(), Name::Bell.token())?, rung: AtomicBool::new(false) })
     }
 
     /// What was queued before this is seen by the worker.

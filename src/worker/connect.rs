@@ -10,7 +10,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
-use super::{BOTH, ConnIo, Name, Standing, Worker, put};
+use super::{ConnIo, Name, Standing, Worker, at, put};
 use crate::engine::Fault;
 use crate::socket::{Lookup, Socket};
 use crate::topology::{Endpoint, ShardId};
@@ -77,7 +77,7 @@ impl Worker {
     }
 
     fn attempt(&mut self, conn: u32, pause: Duration) {
-        let Some(io) = self.conns.get_mut(conn as usize).and_then(Option::as_mut) else { return };
+        let Some(io) = at(&mut self.conns, conn) else { return };
         self.dials += 1;
         let (number, patience) = (self.dials, self.patience.connect);
         let (endpoint, mut lookup) = (io.dial.endpoint.clone(), mem::take(&mut io.dial.lookup));
@@ -99,15 +99,14 @@ impl Worker {
 
     /// An attempt is over.
     pub(super) fn dialed(&mut self, Dialed { conn, number, lookup, socket }: Dialed) {
-        let Some(io) = self.conns.get_mut(conn as usize).and_then(Option::as_mut) else { return };
+        let Some(io) = at(&mut self.conns, conn) else { return };
         if io.dial.attempt.as_ref().is_none_or(|(under_way, _)| *under_way != number) {
             return;
         }
         (io.dial.attempt, io.dial.lookup) = (None, lookup);
         let registered = socket.and_then(|mut socket| {
-            let registry = self.poll.registry();
-            registry.register(&mut socket, Name::Conn(conn).token(), BOTH).map_err(|error| error.to_string())?;
-            Ok(socket)
+            let registered = socket.register(self.poll.registry(), Name::Conn(conn).token());
+            registered.map(|()| socket).map_err(|error| error.to_string())
         });
         match registered {
             Ok(socket) => {
@@ -124,7 +123,7 @@ impl Worker {
 
     /// The connection broke, and may have been given up or begun again since.
     pub(super) fn connect_again(&mut self, conn: u32) {
-        let Some(io) = self.conns.get_mut(conn as usize).and_then(Option::as_mut) else { return };
+        let Some(io) = at(&mut self.conns, conn) else { return };
         if io.socket.is_some() || io.dial.attempt.is_some() {
             return;
         }
@@ -136,7 +135,7 @@ impl Worker {
     }
 
     fn wait_and_connect(&mut self, conn: u32, reason: &str) {
-        let Some(io) = self.conns.get_mut(conn as usize).and_then(Option::as_mut) else { return };
+        let Some(io) = at(&mut self.conns, conn) else { return };
         if !self.engine.has_conn(conn) {
             return;
         }
@@ -153,7 +152,7 @@ impl Worker {
 
     /// After an outage that was told of.
     pub(super) fn tell_of_return(&mut self, conn: u32) {
-        if let Some(io) = self.conns.get_mut(conn as usize).and_then(Option::as_mut)
+        if let Some(io) = at(&mut self.conns, conn)
             && self.engine.is_conn_up(conn)
             && mem::take(&mut io.dial.quiet)
         {

@@ -3,8 +3,8 @@
 
 Without arguments: all files in all three settings, a table, target/conformance/results.json, and exit
 code 1 when the failing tests are not exactly those of expected.md. A test that differs is run again,
-three times, against both: a failure is what Ringway fails at least once and plain Redis never, alone and
-with its file.
+three times, against both, alone and then with its file: a failure is what Ringway fails wherever plain
+Redis always passes.
 """
 
 import argparse

@@ -7,6 +7,7 @@ import unittest.mock
 import lane
 import lists
 import output
+import run
 import suite
 
 # As the suite prints it, colours included.
@@ -151,6 +152,28 @@ class Lists(unittest.TestCase):
         one, two, three, four = (("unit/x", name) for name in ("one", "two", "three", "four"))
         found = lists.differences({one, two}, {two, three, four}, {one, two, three})
         self.assertEqual(list(found.values()), [[one], [three], [four]])
+
+
+class Again(unittest.TestCase):
+    """What a test that differs is judged by: where it is run, and whether plain Redis or Ringway passes there."""
+
+    def fails(self, **passes: tuple[bool, bool]) -> bool:
+        def submit(_unit, _setting, plain, only):
+            passed = passes["alone" if only else "file"][0 if plain else 1]
+            tests = {"t": (output.PASSED if passed else "failed", "")}
+            return unittest.mock.Mock(result=lambda: unittest.mock.Mock(tests=tests))
+
+        return run.fails_again(unittest.mock.Mock(submit=submit), ("unit", "t"), None)[0]
+
+    def test_what_ringway_alone_fails_in_both_is_a_failure(self):
+        self.assertTrue(self.fails(alone=(True, False), file=(True, False)))
+        self.assertTrue(self.fails(alone=(True, False), file=(False, False)))
+        self.assertTrue(self.fails(alone=(False, False), file=(True, False)))
+
+    def test_what_passes_in_one_of_them_is_none(self):
+        self.assertFalse(self.fails(alone=(True, True)))
+        self.assertFalse(self.fails(alone=(True, False), file=(True, True)))
+        self.assertFalse(self.fails(alone=(False, False), file=(False, False)))
 
 
 class Sources(unittest.TestCase):
