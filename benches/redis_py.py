@@ -1,9 +1,9 @@
 """One client of redis-py, which does as it is told on standard input, one order a line, and answers
 each with the seconds that it took. Runs under a Python that has the library (one_client.py).
 
-An order: {"target": NAME, "port": PORT, "cluster": BOOL, "warm": BOOL, "reads": N}: ten writes, each
-read so often, one request at a time. Cold, with a client object of its own, so that connecting is in
-the time; warm, with the one that is kept for the target.
+An order: {"target": NAME, "port": PORT, "cluster": BOOL, "warm": BOOL, "keys": KEYS, "reads": N}: each
+key written, then read so often, one request at a time. Cold, with a client object of its own, so that
+connecting is in the time; warm, with the one that is kept for the target.
 """
 
 import gc
@@ -13,7 +13,6 @@ import time
 
 import redis
 
-WRITES = 10
 VALUE = b"x" * 20_000
 
 
@@ -23,11 +22,11 @@ def connect(order: dict) -> redis.Redis | redis.RedisCluster:
     return kind(host="127.0.0.1", port=order["port"], protocol=2, driver_info=None)
 
 
-def work(client: redis.Redis | redis.RedisCluster, reads: int) -> None:
-    for i in range(WRITES):
-        client.set(f"one:{i}", VALUE)
+def work(client: redis.Redis | redis.RedisCluster, keys: list[str], reads: int) -> None:
+    for key in keys:
+        client.set(key, VALUE)
         for _ in range(reads):
-            if client.get(f"one:{i}") != VALUE:
+            if client.get(key) != VALUE:
                 raise SystemExit("a value came back changed")
 
 
@@ -41,11 +40,11 @@ def main() -> None:
         if order["warm"]:
             if order["target"] not in kept:
                 kept[order["target"]] = connect(order)
-                work(kept[order["target"]], 1)
+                work(kept[order["target"]], order["keys"], 1)
             client = kept[order["target"]]
         start = time.perf_counter()
         client = client or connect(order)
-        work(client, order["reads"])
+        work(client, order["keys"], order["reads"])
         print(time.perf_counter() - start, flush=True)
         if not order["warm"]:
             client.close()

@@ -60,7 +60,7 @@ class OneClient(unittest.TestCase):
         cases = [one_client.case(warm, reads) for warm in (False, True) for reads in one_client.READS]
         found = {case: {name: [1.0] for name in one_client.TARGETS} for case in cases}
         found["cold, 1 read of each"]["cluster"] = [2.0]
-        self.assertEqual(one_client.render(found).bars, [
+        self.assertEqual(one_client.render(found, {"ringway": [3, 4, 3]}).bars, [
             "one client, 20 kB: time at most 1.05 of nutcracker's: holds (largest 1.000, cold, 100 reads of each)",
             "one client, 20 kB: time at most 0.4 of a cluster's: NOT: cold, 1 read of each 0.500",
         ])
