@@ -216,8 +216,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", choices=(*PARTS, "paced", "one-client"), action="append", help="default: all")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--requests", type=int, default=60_000, help="per sample at P1; others in proportion")
-    parser.add_argument("--paced-rounds", type=int, default=15)
-    parser.add_argument("--paced-seconds", type=float, default=1.2, help="of a paced sample")
+    parser.add_argument("--paced-rounds", type=int, default=9)
+    parser.add_argument("--paced-turns", type=int, default=20, help="of a round, at each proxy")
+    parser.add_argument("--paced-seconds", type=float, default=0.1, help="of a turn")
     parser.add_argument("--repetitions", type=int, default=40, help="of one client's errands")
     parser.add_argument("--out", type=pathlib.Path, default=rig.ROOT / "benches/CURVES.md")
     parser.add_argument("--quick", action="store_true", help="one short round: whether it works, not the figures")
@@ -239,7 +240,7 @@ def sections(options: argparse.Namespace) -> list[Section]:
             for part in dict.fromkeys(curve.part for curve in curves):
                 found.append(section(part, [curve for curve in curves if curve.part == part], measured))
     if "paced" in wanted:
-        found.append(paced.section(options.paced_rounds, options.paced_seconds, options.raw))
+        found.append(paced.section(options.paced_rounds, options.paced_turns, options.paced_seconds, options.raw))
     if "one-client" in wanted:
         found.append(one_client.section(options.repetitions, options.raw))
     return found

@@ -49,9 +49,9 @@ class Paced(unittest.TestCase):
                 paced.replies(wrong, b"$1\r\nx\r\n")
 
     def test_what_is_added_is_judged_beside_nutcracker(self):
-        found = {name: [{"p50": p50, "p99": 9.0, "late": 1.0}]
-                 for name, p50 in (("direct", 10.0), ("haproxy", 15.0), ("nutcracker", 30.0), ("ringway", 25.0))}
-        self.assertEqual(paced.render(found).bars, [
+        found = {name: [{"p50": 10.0 + added, "added": added, "p99": 9.0, "late": 1.0}]
+                 for name, added in (("direct", 0.0), ("haproxy", 5.0), ("nutcracker", 20.0), ("ringway", 15.0))}
+        self.assertEqual(paced.render(found, 20, 0.1).bars, [
             "5,000 requests/s: p50 added over direct at most 0.9 of nutcracker's: holds (largest 0.750, GET)"])
 
 
