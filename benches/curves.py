@@ -3,19 +3,16 @@
 
 CPU per request over threads, servers, clients, length of keys and rules, beside RESP3 and a page that is
 asked for; latency under a paced load (paced.py); one client with large values (one_client.py). The points
-of a curve are visited in turn, A B C, C B A, round after round. Before a figure counts, the servers' and
+of a curve take turns of a tenth of a second, A B C, C B A. Before a figure counts, the servers' and
 ringway's own counters must show exactly the requests that were sent.
 """
 
 import argparse
-import contextlib
 import dataclasses
 import pathlib
 import statistics
 import subprocess
-import threading
 import time
-from collections.abc import Iterator
 
 import counts
 import figures
@@ -117,25 +114,6 @@ CURVES = (
 )
 
 
-@contextlib.contextmanager
-def fetching(proxy: rig.Proxy, wanted: bool) -> Iterator[None]:
-    """Asks for the metrics' page once a second, if at all."""
-    done = threading.Event()
-
-    def fetch() -> None:
-        while not done.wait(1.0):
-            rig.metrics(proxy)
-    thread = threading.Thread(target=fetch)
-    if wanted:
-        thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        if wanted:
-            thread.join()
-
-
 def fill(where: rig.Rig, points: list[Point]) -> None:
     """Gives each server the keys of the points that it takes part in."""
     done = 0
@@ -169,15 +147,17 @@ def measure(curves: list[Curve], options: argparse.Namespace) -> Measured:
                 calls[curve.name, point.name] = load.net_syscalls(proxies[point.setup], point.row, requests, where)
         for turn in range(options.rounds):
             for curve in curves:
-                for name in figures.order([point.name for point in curve.points], turn):
-                    point = next(point for point in curve.points if point.name == name)
-                    proxy = proxies[point.setup]
-                    with fetching(proxy, point.fetched):
-                        taken = load.net_sample(proxy, point.row, point.row.requests(options.requests), where, turn)
-                    samples.append(dataclasses.replace(taken, row=curve.name, proxy=name))
+                for taken in load.net_beside([contestant(point, proxies[point.setup], options.requests)
+                                              for point in curve.points], where, turn):
+                    samples.append(dataclasses.replace(taken, row=curve.name))
                     rig.keep(options.raw, dataclasses.asdict(samples[-1]))
             rig.say(f"curves: round {turn + 1} of {options.rounds}")
         return Measured(samples, calls, page_cost(next(iter(proxies.values()))))
+
+
+def contestant(point: Point, proxy: rig.Proxy, unit: int) -> load.Load:
+    return load.Load(point.name, proxy, point.row, point.row.requests(unit),
+                     (lambda: rig.metrics(proxy)) if point.fetched else None)
 
 
 def page_cost(proxy: rig.Proxy) -> float:
@@ -257,11 +237,11 @@ def main() -> int:
         rig.say(f"curves: {err}")
         return 1
     head = rig.heading("How the cost grows", "bench-curves", time.monotonic() - start)
-    head += (f"\n{options.rounds} rounds, A B B A; one worker, three servers and 50 clients unless said, and all "
-             "processes on one core. A cell is the median and, in brackets, the least and the most; a ratio is that of "
-             "two samples of the same round. What it costs that clients come and go is taken off: a sample is the "
-             "difference between a run and one in which each client asks once. System calls are counted under strace, "
-             "which makes batches larger.\n")
+    head += (f"\n{options.rounds} rounds, in each of which the points of a curve take turns of {load.TURN_SECONDS:g} "
+             "s, A B B A; one worker, three servers and 50 clients unless said, and all processes on one core. A cell "
+             "is the median and, in brackets, the least and the most; a ratio is that of two samples of the same "
+             "round. What it costs that clients come and go is taken off: a sample is the difference between a run and "
+             "one in which each client asks once. System calls are counted under strace, which makes batches larger.\n")
     rig.write(options.out, figures.page(head, found))
     rig.say(f"{options.out} is written; raw samples: {options.raw}")
     print("\n".join(bar for one in found for bar in one.bars))

@@ -150,11 +150,11 @@ def render(found: dict[str, list[dict[str, float]]], turns: int, seconds: float)
     if middle["nutcracker"] > 0:
         bars.append(figures.verdict(f"{RATE:,} requests/s: p50 added over direct at most {{}} of nutcracker's",
                                     {"GET": middle["ringway"] / middle["nutcracker"]}, ADDED_MOST))
-    text = (f"{len(found['direct'])} rounds of {turns} turns of {seconds:g} s at each. GET over {CONNECTIONS} connections, "
-            "evenly paced, sent whether or not the earlier ones were answered. The client spins on a core of its own, "
-            "servers and proxies share another. Microseconds from send to reply, of a round the median of its turns; "
-            "`added` is what `direct` had less in the same turn; `late` is the p99 of the client's own lateness: where it is not small, something else had its "
-            "core.\n\n")
+    text = (f"{len(found['direct'])} rounds of {turns} turns of {seconds:g} s at each. GET over {CONNECTIONS} "
+            "connections, evenly paced, sent whether or not the earlier ones were answered. The client spins on a core "
+            "of its own, servers and proxies share another. Microseconds from send to reply, of a round the median of "
+            "its turns; `added` is what `direct` had less in the same turn; `late` is the p99 of the client's own "
+            "lateness: where it is not small, something else had its core.\n\n")
     return Section(f"Latency at {RATE:,} requests a second", bars, text + figures.table(["", *columns.values()], lines))
 
 

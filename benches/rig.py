@@ -72,6 +72,10 @@ class Rig:
     def __exit__(self, *_: object) -> None:
         self._exit.close()
 
+    @property
+    def pinning(self) -> str:
+        return "unpinned" if self.core is None else "pinned"
+
     def spawn(self, name: str, argv: list[str]) -> subprocess.Popen:
         with open(self.dir / f"{name}.log", "ab") as log:
             child = subprocess.Popen(pinned(argv, self.core), cwd=self.dir, stdin=subprocess.DEVNULL,
@@ -303,15 +307,15 @@ def cpu_ticks(pid: int) -> tuple[int, int]:
     return int(fields[11]), int(fields[12])
 
 
-def settled_ns(pid: int) -> int:
-    """The same, once the process has nothing more to do: clients that left are closed only then."""
+def settled_ns(pid: int, seconds: float = IDLE_SECONDS) -> int:
+    """The same, once the process has had nothing more to do for so long: clients that left are closed only then."""
     deadline = time.monotonic() + READY_SECONDS
     now = cpu_ns(pid)
     while time.monotonic() < deadline:
         before = now
-        time.sleep(IDLE_SECONDS)
+        time.sleep(seconds)
         now = cpu_ns(pid)
-        if now - before < IDLE_SECONDS * 1e9 * IDLE_SHARE:
+        if now - before < seconds * 1e9 * IDLE_SHARE:
             break
     return now
 
