@@ -5,11 +5,9 @@ use bytes::{Buf, Bytes, BytesMut};
 
 use super::out::LARGE_BYTES;
 
-/// A large frame's buffer starts with this and grows as its bytes arrive: a length is only a claim.
+/// A large frame's buffer starts with this: a length is only a claim. Who has sent so much will send the
+/// rest, which gets its place at once: the frame is moved a single time, while that is little.
 const FIRST_BYTES: usize = 1024 * 1024;
-/// Who has sent this much of a frame will send the rest: it gets its place at once, and is not moved
-/// again.
-const TRUSTED_BYTES: usize = 16 * 1024 * 1024;
 /// What one read may bring, so that others have their turn.
 const FILL_BYTES_MAX: usize = 256 * 1024;
 
@@ -95,8 +93,8 @@ impl Inbox {
                 return None;
             }
             if self.buf.capacity() == received {
-                let trusted = if received < TRUSTED_BYTES { received.max(FIRST_BYTES) } else { missing };
-                self.buf.reserve(missing.min(trusted));
+                let trusted = if received < FIRST_BYTES { FIRST_BYTES - received } else { missing };
+                self.buf.reserve(trusted.min(missing));
             }
             // No small rest: it would be read with what follows, for which the whole buffer had to move.
             let fill = if missing < FILL_BYTES_MAX + LARGE_BYTES { missing } else { FILL_BYTES_MAX };
@@ -137,6 +135,24 @@ mod tests {
         assert!(inbox.is_ripe() && inbox.direct().is_none());
         assert_eq!(inbox.take(100_000).len(), 100_000);
         assert!(inbox.is_empty() && inbox.bytes().is_empty());
+    }
+
+    #[test]
+    fn a_large_frame_is_moved_once() {
+        const FRAME: usize = 40 * FIRST_BYTES;
+        let mut inbox = Inbox::default();
+        inbox.needs(FRAME);
+        inbox.keep(b"a");
+        let (mut place, mut moves) = (inbox.bytes().as_ptr(), 0);
+        while inbox.missing() > 0 {
+            let count = inbox.direct().expect("much is to come").len();
+            inbox.filled(count);
+            moves += u32::from(inbox.bytes().as_ptr() != place);
+            place = inbox.bytes().as_ptr();
+            // Until the first of it is there, the rest is a claim.
+            assert!(inbox.len() >= FIRST_BYTES || inbox.buf.capacity() <= 2 * FIRST_BYTES);
+        }
+        assert_eq!((inbox.len(), moves), (FRAME, 1));
     }
 
     #[test]

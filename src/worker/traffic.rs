@@ -341,12 +341,110 @@ fn write(socket: &mut Socket, out: &Out, most: usize) -> io::Result<Written> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use arc_swap::ArcSwap;
+    use mio::{Events, Poll};
+    use tokio::runtime::{Builder, Runtime};
+    use tokio::sync::{mpsc, watch};
+
     use super::*;
+    use crate::engine::{About, Options, labels};
+    use crate::metrics::{Metrics, WorkerMetrics};
+    use crate::topology::{Endpoint, Kind, Shard, Spec, Topology};
+    use crate::worker::{Arrival, Bell, Patience, Setup};
+
+    /// A worker that is driven turn by turn, before a server that is not there.
+    struct Rig {
+        worker: Worker,
+        events: Events,
+        listener: TcpListener,
+        received: Arc<WorkerMetrics>,
+        // Would connect to servers, and is not driven.
+        _control: Runtime,
+    }
+
+    impl Rig {
+        fn new() -> Self {
+            let control = Builder::new_current_thread().enable_all().build().unwrap();
+            let shard =
+                Shard { name: "a".into(), endpoint: Endpoint::Unix("/nonexistent/redis.sock".into()), weight: 1 };
+            let spec = Spec { shards: vec![shard], home: None, kind: Kind::Slots, colocate: Vec::new() };
+            let topology = Arc::new(Topology::build(&spec, 1).unwrap());
+            let metrics = Metrics::new(labels(&topology), 1).unwrap();
+            let poll = Poll::new().unwrap();
+            let second = Duration::from_secs(1);
+            let setup = Setup {
+                options: Options { credentials: vec![Default::default()], ..Options::default() },
+                topology: Arc::new(ArcSwap::new(topology)),
+                metrics: metrics.worker(0),
+                patience: Patience { connect: second, pause_min: second, pause_max: second },
+                drain_timeout: second,
+                bell: Arc::new(Bell::new(&poll).unwrap()),
+                poll,
+                arrivals: mpsc::channel(1).1,
+                mail: mpsc::channel(1).1,
+                peers: Vec::new(),
+                control: control.handle().clone(),
+                stop: watch::channel(false).1,
+            };
+            let mut worker = Worker::new(setup);
+            worker.after();
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let events = Events::with_capacity(16);
+            Self { worker, events, listener, received: metrics.worker(0), _control: control }
+        }
+
+        /// A new client's end.
+        fn client(&mut self) -> TcpStream {
+            let client = TcpStream::connect(self.listener.local_addr().unwrap()).unwrap();
+            client.set_nonblocking(true).unwrap();
+            let (socket, _) = self.listener.accept().unwrap();
+            socket.set_nonblocking(true).unwrap();
+            let socket = Socket::Tcp(mio::net::TcpStream::from_std(socket));
+            self.worker.welcome(Arrival { socket, about: About::default() });
+            client
+        }
+
+        fn turn(&mut self) {
+            self.worker.turn(&mut self.events);
+        }
+    }
 
     #[test]
     fn a_token_names_one_thing() {
         for name in [Name::Bell, Name::Client(0), Name::Conn(0), Name::Client(7), Name::Conn(u32::MAX)] {
             assert_eq!(Name::of(name.token()), name);
         }
+    }
+
+    #[test]
+    fn who_never_stops_sending_has_one_turn_like_everybody() {
+        let mut rig = Rig::new();
+        let (mut busy, mut other) = (rig.client(), rig.client());
+        busy.write_all(b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$400000000\r\n").unwrap();
+        other.write_all(b"PING\r\n").unwrap();
+        let body = vec![b'x'; 1024 * 1024];
+        let (mut turns, mut full, mut pongs) = (0, 0, 0);
+        while full < 40 {
+            // The socket is filled again before each turn: the kernel tells of that while its next turn is due.
+            while busy.write(&body).is_ok() {}
+            let before = rig.received.bytes_in.value();
+            rig.turn();
+            let share = rig.received.bytes_in.value() - before;
+            assert!(share < 2 * TURN_BYTES as u64, "{share} bytes in turn {turns}");
+            assert!(rig.worker.unread.len() <= 1, "{:?}", rig.worker.unread);
+            turns += 1;
+            full += u32::from(share >= TURN_BYTES as u64);
+            if other.read(&mut [0; 7]).is_ok() {
+                pongs += 1;
+                other.write_all(b"PING\r\n").unwrap();
+            }
+        }
+        // The kernel may be late with a few bytes now and then, not the worker.
+        assert!(pongs > turns / 2, "{pongs} answers in {turns} turns");
     }
 }
