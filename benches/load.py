@@ -119,8 +119,8 @@ def sample(proxy: rig.Proxy, row: Row, requests: int, where: rig.Rig, turn: int)
     """One run of the load generator, on its own."""
     if proxy.pid:
         rig.forget_peak(proxy.pid)
-    before = rig.cpu_ns(proxy.pid) if proxy.pid else 0
     with Counted([Load(proxy.name, proxy, row, requests)], where):
+        before = rig.cpu_ns(proxy.pid) if proxy.pid else 0
         text = send(proxy, row, requests, where.core)
         cpu = rig.settled_ns(proxy.pid) - before if proxy.pid else None
     peak = rig.memory_kib(proxy.pid, "VmHWM") if proxy.pid else None
