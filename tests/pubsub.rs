@@ -301,9 +301,13 @@ fn what_is_published_behind_a_subscription_under_way_arrives() {
         publisher.call(&["PING"]);
         let (verb, name) =
             if round % 2 == 0 { ("SUBSCRIBE", channel.clone()) } else { ("PSUBSCRIBE", format!("{channel}*")) };
+        // Nor for those of subscriptions before it.
+        for other in 0..4 {
+            client.send(&["SUBSCRIBE", &format!("other:{round}:{other}")]);
+        }
         client.send(&[verb, &name]);
         assert_eq!(publisher.call(&["PUBLISH", &channel, "x"]), Value::Int(1), "round {round}");
-        client.reply();
+        (0..5).for_each(|_| _ = client.reply());
         assert_eq!(payload(&mut client), "x", "round {round}");
     }
 }

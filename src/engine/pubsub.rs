@@ -9,8 +9,8 @@
 //!
 //! A client gets no message of a channel before its confirmation, and a message that is published
 //! after the confirmation on a shard that is connected is not missed: a PUBLISH that comes after
-//! SUBSCRIBE, and before its confirmation, waits for that. A client that does not read is closed: a
-//! server's connection never waits for it.
+//! SUBSCRIBE, and before its confirmation, waits for that. A SUBSCRIBE waits for no confirmation before it.
+//! A client that does not read is closed: a server's connection never waits for it.
 
 mod board;
 mod glob;
@@ -84,15 +84,8 @@ impl Engine {
     #[cold]
     pub(super) fn subscribed_only(&mut self, id: u32, request: &Request<'_>) -> Option<Flow> {
         match request.row.route {
-            Route::Session(
-                Verb::Subscribe
-                | Verb::PatternSubscribe
-                | Verb::ShardSubscribe
-                | Verb::Unsubscribe
-                | Verb::PatternUnsubscribe
-                | Verb::ShardUnsubscribe,
-            )
-            | Route::Local(Local::Quit | Local::Reset) => None,
+            route if is_of_subscriptions(route) => None,
+            Route::Local(Local::Quit | Local::Reset) => None,
             Route::Local(Local::Ping) if request.args.len() > 2 => None,
             Route::Local(Local::Ping) => {
                 Some(self.answer(id, |reply| _ = reply.array(2).bulk("pong").bulk(request.args.at(1))))
@@ -114,7 +107,7 @@ impl Engine {
     // Clients.
 
     fn subscribe(&mut self, id: u32, kind: Kind, request: &Request<'_>) -> Flow {
-        if !self.clients[id as usize].slots.is_empty() {
+        if self.awaits_replies(id) {
             return Flow::Parked(Park::Empty);
         }
         self.open_lines();
@@ -154,8 +147,15 @@ impl Engine {
         targets.collect()
     }
 
+    /// Whether anything but confirmations is to come for the client. Those are not waited for: what it
+    /// asked for behind them is so at once, as on a single server, for all who publish from then on.
+    fn awaits_replies(&self, id: u32) -> bool {
+        let client = &self.clients[id as usize];
+        client.slots.len() > client.session.as_ref().map_or(0, |session| session.subscriptions.confirming)
+    }
+
     fn unsubscribe(&mut self, id: u32, kind: Kind, request: &Request<'_>) -> Flow {
-        if !self.clients[id as usize].slots.is_empty() {
+        if self.awaits_replies(id) {
             return Flow::Parked(Park::Empty);
         }
         let mut reply = Vec::new();
@@ -250,8 +250,9 @@ impl Engine {
             self.clients[id as usize].mute = mute;
             return flow;
         }
-        client.exclusive = true;
-        client.session_mut().subscriptions.pending.clone_from(&added);
+        let subscriptions = &mut client.session_mut().subscriptions;
+        subscriptions.pending.extend_from_slice(&added);
+        subscriptions.confirming += 1;
         let (generation, at) = (client.generation, self.now);
         let seq = client.open(State::Wait, Class::Session, at);
         if let Some(slot) = client.slot(seq) {
@@ -277,7 +278,7 @@ impl Engine {
         let same = |client: &&mut super::client::Client| client.generation == waiting.generation;
         let Some(client) = self.clients.get_mut(id as usize).filter(same) else { return };
         let subscriptions = &mut client.session_mut().subscriptions;
-        subscriptions.pending.clear();
+        subscriptions.settle(&waiting.added);
         if let Some(error) = &waiting.refused {
             let added = &waiting.added;
             added.iter().for_each(|(kind, name)| _ = subscriptions.names[*kind as usize].remove(name));
@@ -411,8 +412,11 @@ impl Engine {
             let Some(client) = self.clients.get_mut(*id as usize) else { continue };
             let Some(session) = client.session.as_ref().filter(|_| client.end == End::Open) else { continue };
             if session.subscriptions.awaits(kind, name) {
-                let same = |waiting: &&mut Waiting| (waiting.client, waiting.generation) == (*id, client.generation);
-                let waiting = self.hub.queue.iter_mut().find(same);
+                let same = |waiting: &&mut Waiting| {
+                    (waiting.client, waiting.generation) == (*id, client.generation)
+                        && waiting.added.iter().any(|(of, added)| *of == kind && **added == *name)
+                };
+                let waiting = self.hub.queue.iter_mut().rfind(same);
                 if let Some(early) = waiting.map(|waiting| &mut waiting.early) {
                     early.extend_from_slice(if client.proto == Proto::Resp3 { b">" } else { b"*" });
                     early.extend_from_slice(message.bytes().get(1..).unwrap_or_default());
@@ -533,6 +537,20 @@ impl OutputLimits {
         }
         now.saturating_sub(*since.get_or_insert(now)) > self.soft_time
     }
+}
+
+/// SUBSCRIBE, UNSUBSCRIBE, and the like.
+pub(super) fn is_of_subscriptions(route: Route) -> bool {
+    let Route::Session(verb) = route else { return false };
+    matches!(
+        verb,
+        Verb::Subscribe
+            | Verb::PatternSubscribe
+            | Verb::ShardSubscribe
+            | Verb::Unsubscribe
+            | Verb::PatternUnsubscribe
+            | Verb::ShardUnsubscribe
+    )
 }
 
 /// Whether a keyspace notification speaks of a copy that the proxy made for a moment.

@@ -12,7 +12,7 @@ mod queued;
 use super::client::{Client, Park, State};
 use super::conn::{NOBODY, Use};
 use super::merge::{EXEC_QUEUED, EXEC_RESULT, Exec, Kind, Merge};
-use super::pubsub::Subscriptions;
+use super::pubsub::{Subscriptions, is_of_subscriptions};
 use super::request::{Flow, Request};
 use super::tracking::Tracking;
 use super::{CROSS_REFUSED, Engine, NONE, failure};
@@ -99,6 +99,7 @@ impl Session {
             && !self.is_blocked()
             && !self.skip
             && self.subscriptions.is_empty()
+            && self.subscriptions.confirming == 0
             && !self.monitors
             && self.tracking.is_none()
             && self.parties.is_empty()
@@ -133,6 +134,9 @@ impl Engine {
                 return Some(self.answer_error(id, text));
             }
             return None;
+        }
+        if session.subscriptions.confirming > 0 && !is_of_subscriptions(request.row.route) {
+            return Some(Flow::Parked(Park::Empty));
         }
         if session.tracking.is_some()
             && let Some(flow) = self.caching_ahead(id, request)

@@ -52,6 +52,8 @@ pub(in super::super) struct Subscriptions {
     pub(super) names: [BTreeSet<Name>; 3],
     /// Asked for and not confirmed to the client: it gets no message of these yet.
     pub(super) pending: Joined,
+    /// Confirmations of any kind that the client waits for.
+    pub(in super::super) confirming: usize,
     /// Since when its output is over the soft limit.
     pub(super) slow_since: Option<u64>,
 }
@@ -71,6 +73,17 @@ impl Subscriptions {
         match kind {
             Kind::Channel | Kind::Pattern => self.names[0].len() + self.names[1].len(),
             Kind::Shard => self.names[2].len(),
+        }
+    }
+
+    /// What a request subscribed to is confirmed, or refused.
+    pub(super) fn settle(&mut self, joined: &Joined) {
+        self.confirming = self.confirming.saturating_sub(1);
+        for one in joined {
+            // The client may have left it, and asked for it again behind that.
+            if let Some(at) = self.pending.iter().position(|pending| pending == one) {
+                self.pending.remove(at);
+            }
         }
     }
 

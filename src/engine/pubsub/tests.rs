@@ -464,6 +464,40 @@ fn a_subscription_waits_for_earlier_replies() {
 }
 
 #[test]
+fn what_is_asked_behind_a_subscription_is_so_at_once() {
+    let mut bench = Bench::new();
+    let (client, publisher) = (bench.client(), bench.client());
+    bench.subscribed_by_somebody("z");
+    for line in ["SUBSCRIBE x", "SUBSCRIBE y", "UNSUBSCRIBE x", "SUBSCRIBE x", "PING"] {
+        bench.sends(client, line);
+    }
+    let home = shard(&bench, "y");
+    bench.sends(publisher, "PUBLISH y m");
+    assert_eq!(bench.said(home), "", "it is not confirmed to whom the message is for");
+    for n in 3..6 {
+        assert_eq!(bench.said(n), "subscribe+x subscribe+y unsubscribe+x subscribe+x");
+    }
+    for n in 3..5 {
+        bench.says(n, &(reply("subscribe", "x") + &message("x", "early") + &reply("subscribe", "y")));
+        bench.says(n, &(message("y", "early") + &reply("unsubscribe", "x") + &reply("subscribe", "x")));
+        assert_eq!(bench.hears(client), "");
+    }
+    bench.says(5, &reply("subscribe", "x"));
+    assert_eq!(bench.hears(client), "*3|$9|subscribe|$1|x|:1|");
+    assert_eq!(bench.said(home), "");
+    bench.says(5, &reply("subscribe", "y"));
+    assert_eq!(bench.hears(client), format!("*3|$9|subscribe|$1|y|:2|{}", message("y", "early").repeat(2)));
+    assert_eq!(bench.said(home), "publish+y+m");
+    bench.says(5, &(message("x", "early") + &message("y", "m")));
+    assert_eq!(bench.hears(client), message("y", "m"), "x is not confirmed the second time");
+    bench.says(5, &reply("unsubscribe", "x"));
+    assert_eq!(bench.hears(client), "*3|$11|unsubscribe|$1|x|:1|");
+    bench.says(5, &reply("subscribe", "x"));
+    let early = message("x", "early").repeat(3);
+    assert_eq!(bench.hears(client), format!("*3|$9|subscribe|$1|x|:2|{early}*2|$4|pong|$0||"));
+}
+
+#[test]
 fn a_subscriber_that_does_not_read_is_closed() {
     let limits = OutputLimits { hard_bytes_max: 2000, soft_bytes_max: 500, soft_time: 60 * SECOND };
     let mut bench = Bench::with(Options { subscribers: limits, ..Options::default() });
