@@ -50,7 +50,7 @@ impl Kind {
 #[derive(Debug, Default)]
 pub(in super::super) struct Subscriptions {
     pub(super) names: [BTreeSet<Name>; 3],
-    /// Asked for and not confirmed to the client: it gets no message of these yet.
+    /// Asked for and not confirmed to the client, oldest first: it gets no message of these yet.
     pub(super) pending: Joined,
     /// Confirmations of any kind that the client waits for.
     pub(in super::super) confirming: usize,
@@ -76,15 +76,10 @@ impl Subscriptions {
         }
     }
 
-    /// What a request subscribed to is confirmed, or refused.
+    /// What the oldest request subscribed to is confirmed, or refused.
     pub(super) fn settle(&mut self, joined: &Joined) {
         self.confirming = self.confirming.saturating_sub(1);
-        for one in joined {
-            // The client may have left it, and asked for it again behind that.
-            if let Some(at) = self.pending.iter().position(|pending| pending == one) {
-                self.pending.remove(at);
-            }
-        }
+        self.pending.drain(..joined.len().min(self.pending.len()));
     }
 
     pub(super) fn awaits(&self, kind: Kind, name: &[u8]) -> bool {
