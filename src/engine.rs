@@ -338,19 +338,15 @@ impl Engine {
         self.clients.get_mut(id as usize)?.inbox.direct()
     }
 
-    /// The client sends nothing more behind bytes that were not read yet: nobody blocks for it any more.
-    pub fn client_hung_up(&mut self, id: u32) {
-        if self.is_blocked(id) {
-            self.give_up_blocked(id);
-        }
-    }
-
-    /// Whether the client's socket is to be read. One that may not go on is read a little, so that
-    /// its hanging up is seen.
+    /// Whether the client's socket is to be read. One that may not go on is read a little; one that blocks as
+    /// far as Redis reads it, so that its hanging up is seen behind all that it sent: what a server gives to
+    /// somebody who is gone is lost.
     #[must_use]
     pub fn client_wants(&self, id: u32) -> bool {
         self.clients.get(id as usize).is_some_and(|client| {
-            client.end == End::Open && (client.park == Park::No || client.inbox.len() < PARKED_BYTES_MAX)
+            let blocks = client.session.as_ref().is_some_and(|session| session.is_blocked());
+            let most = if blocks { self.options.query_bytes_max } else { PARKED_BYTES_MAX };
+            client.end == End::Open && (client.park == Park::No || client.inbox.len() < most)
         })
     }
 

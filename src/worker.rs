@@ -328,7 +328,6 @@ impl Worker {
         self.next_tick = self.now + TICK;
         self.ticks = self.ticks.wrapping_add(1);
         self.engine.tick();
-        self.hear_hang_ups();
         for news in self.engine.take_news() {
             info!(%news, "the shards differ");
         }
@@ -336,15 +335,6 @@ impl Worker {
             self.engine.tidy();
         }
         self.after();
-    }
-
-    /// Who waits is not read beyond a little: that it hung up behind more is seen here.
-    fn hear_hang_ups(&mut self) {
-        for (id, io) in self.clients.iter().enumerate() {
-            if io.as_ref().is_some_and(|io| io.resting && io.standing.hung_up) {
-                self.engine.client_hung_up(id as u32);
-            }
-        }
     }
 
     /// Nobody is listened to any more; what was asked is still answered.

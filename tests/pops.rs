@@ -131,8 +131,8 @@ fn a_client_that_went_away_pops_nothing_any_more() {
         leaving.send(&["BLPOP", "left", "0"]);
         until_flagged(&mut other, 'b', 1);
         if round % 2 == 1 {
-            // More than is read of a client that waits: its end is behind that.
-            leaving.send_raw(&request(&["PING"]).repeat(10_000));
+            // More than sockets keep: its end is seen by who reads all that is before it.
+            leaving.send_raw(&request(&["PING"]).repeat(600_000));
         }
         drop(leaving);
         until_flagged(&mut other, 'b', 0);
