@@ -53,10 +53,11 @@ def numbers():
         return []
 
 
-def until_executed():
+def until_executed(meanwhile=lambda: None):
     """Returns when as many jobs ran as there are, and a moment later, when one too many would show."""
     while sum(number < JOBS for number in numbers()) < JOBS:
         time.sleep(0.05)
+        meanwhile()
     time.sleep(1)
 
 
